@@ -1,0 +1,1 @@
+//! The node: connection, reconcile, image cache, drivers.

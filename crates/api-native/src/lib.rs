@@ -1,0 +1,1 @@
+//! The native front end: REST, OpenAPI, server-sent events, XML-RPC.

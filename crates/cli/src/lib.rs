@@ -1,0 +1,1 @@
+//! Client of the native API; commands derived from the operation table.

@@ -1,0 +1,1 @@
+//! Decides: the handlers of the operations, the workflows, the reconcilers, the scheduler.

@@ -1,0 +1,3 @@
+//! The `nephos` binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Operations on domains, projects, users, groups, roles, tokens, credentials.

@@ -1,0 +1,1 @@
+//! Operations on nodes and how they join.

@@ -1,0 +1,1 @@
+//! Operations on the cloud itself: version, backup, audit, events.

@@ -1,0 +1,1 @@
+//! Protocol tools without domain knowledge.
