@@ -253,7 +253,18 @@ macro_rules! table {
 }
 
 table! {
-    compute: [CreateFlavor, ListFlavors, ShowFlavor, DeleteFlavor];
+    compute: [
+        CreateFlavor, ListFlavors, ShowFlavor, DeleteFlavor,
+        CreateKeyPair, ListKeyPairs, ShowKeyPair, DeleteKeyPair,
+        ShowQuota, UpdateQuota,
+        CreateServer, ListServers, ShowServer, UpdateServer, DeleteServer, StartServer, StopServer, RebootServer,
+        OpenConsole, ReadConsoleLog,
+    ];
+    workflow: [
+        ListWorkflows, ShowWorkflow, WatchWorkflow, CancelWorkflow, RetryWorkflow,
+        CreateSchedule, ListSchedules, ShowSchedule, DeleteSchedule,
+    ];
+    system: [ListAudit, WatchEvents, BackUp];
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Operations on flavors, key pairs and servers.
+//! Operations on flavors.
 
 use nephos_types::{FlavorId, Labels, Name, Page, Reference, Timestamp};
 use schemars::JsonSchema;

@@ -1,0 +1,93 @@
+//! Operations on quotas: how much of the cloud a project may use.
+
+use nephos_types::{ProjectId, Reference};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    call::View,
+    operation::{Effect, Example, Grant, Method, Operation, Permission, Role, Spec},
+};
+
+/// One limited thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Allowance {
+    /// The most that the project may use.
+    pub limit: u64,
+    /// What it uses now.
+    pub used: u64,
+}
+
+/// A project's limits and use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Quota {
+    /// The project.
+    pub project: ProjectId,
+    /// Servers.
+    pub servers: Allowance,
+    /// Virtual CPUs of all servers.
+    pub vcpus: Allowance,
+    /// Memory of all servers, in MiB.
+    pub memory_mib: Allowance,
+}
+impl View for Quota {}
+
+/// Show a project's quota.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShowQuota {
+    /// Name or id; the project logged in to when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<Reference>,
+}
+impl Operation for ShowQuota {
+    type Output = Quota;
+    const SPEC: Spec = Spec {
+        name: "quota.show",
+        method: Method::Get,
+        path: "/v1/quota",
+        permission: Permission::PROJECT_READER,
+        summary: "Show what a project may use and uses",
+        positional: &["project"],
+        examples: &[Example { title: "Of the project logged in to", command: "nephos quota show" }],
+        ..Spec::DEFAULT
+    };
+}
+
+/// Change a project's quota.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateQuota {
+    /// Name or id.
+    pub project: Reference,
+    /// Servers, at most 1000000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1_000_000))]
+    pub servers: Option<u64>,
+    /// Virtual CPUs of all servers, at most 10000000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 10_000_000))]
+    pub vcpus: Option<u64>,
+    /// Memory of all servers in MiB, at most 10000000000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 10_000_000_000_u64))]
+    pub memory_mib: Option<u64>,
+}
+impl Operation for UpdateQuota {
+    type Output = Quota;
+    const SPEC: Spec = Spec {
+        name: "quota.update",
+        method: Method::Patch,
+        path: "/v1/quotas/{project}",
+        permission: Permission(&[Grant::System(Role::Manager), Grant::Domain(Role::Manager)]),
+        effect: Effect::Changes,
+        summary: "Change what a project may use",
+        description: "A limit below what is used now refuses more, and takes nothing away.",
+        positional: &["project"],
+        examples: &[Example {
+            title: "Room for fifty servers",
+            command: "nephos quota update demo --servers 50 --vcpus 100 --memory-mib 204800",
+        }],
+        ..Spec::DEFAULT
+    };
+}

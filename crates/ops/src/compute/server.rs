@@ -1,0 +1,413 @@
+//! Operations on servers.
+
+use nephos_types::{
+    Error, FlavorId, ImageId, Labels, Name, NodeId, Page, ProjectId, Reference, ServerId, Text, Timestamp, WorkflowId,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    call::{Download, Started, Tunnel, View},
+    operation::{Effect, Example, Method, Operation, Permission, Spec},
+};
+
+/// What a server is, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerState {
+    /// It is being created.
+    Building,
+    /// It runs.
+    Active,
+    /// It does not run, as wanted.
+    Stopped,
+    /// It could not be made or started; `fault` says why.
+    Error,
+    /// It is being deleted.
+    Deleting,
+    /// Its node is not heard of, so nobody can say.
+    Unknown,
+}
+
+/// Transport protocol of a forwarded port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// A port of the node's loopback that leads to a port of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Forward {
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port of the server.
+    pub port: u16,
+    /// Port on 127.0.0.1 of the server's node.
+    pub node_port: u16,
+}
+
+/// Why a server is in the state `error`, or what last went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Fault {
+    /// A stable word.
+    pub code: String,
+    /// A sentence.
+    pub message: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl Fault {
+    /// From the error that caused it.
+    #[must_use]
+    pub fn of(error: &Error, at: Timestamp) -> Self {
+        Self { code: error.code.to_string(), message: error.to_string(), at }
+    }
+}
+
+/// A virtual machine or container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Server {
+    /// Its id.
+    pub id: ServerId,
+    /// Its name, unique in the project.
+    pub name: Name,
+    /// The project that owns it.
+    pub project: ProjectId,
+    /// What it is.
+    pub state: ServerState,
+    /// What is being done to it: `create`, `start`, `stop`, `reboot`, `delete`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// The workflow that does it, or the last one that did something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<WorkflowId>,
+    /// The flavor it was made from; the flavor may be gone.
+    pub flavor: FlavorId,
+    /// The name of that flavor at that time.
+    pub flavor_name: Name,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Root disk in GiB; 0 means the image's own size.
+    pub disk_gib: u64,
+    /// The image its root disk was made from; the image may be gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageId>,
+    /// Name of the key pair it was made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keypair: Option<Name>,
+    /// The node it runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
+    /// The name of that node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<Name>,
+    /// Ports of the node that lead to the server.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forwards: Vec<Forward>,
+    /// How often it was restarted after a crash.
+    pub restarts: u64,
+    /// What last went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+    /// Labels.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+}
+impl View for Server {}
+
+const COLUMNS: &[&str] = &["name", "state", "task", "flavor_name", "node_name", "created_at", "id"];
+
+fn yes() -> bool {
+    true
+}
+
+/// Create a server.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateServer {
+    /// Name, unique in the project; also the host name.
+    pub name: Name,
+    /// Name or id of the image for the root disk.
+    pub image: Reference,
+    /// Name or id of the flavor.
+    pub flavor: Reference,
+    /// Name or id of one of your key pairs, for logging in by SSH.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keypair: Option<Reference>,
+    /// TCP ports of the server that shall be reachable on its node's loopback, at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(range(min = 1, max = 65535)))]
+    pub forward: Vec<u16>,
+    /// What the server's own first-boot software (cloud-init) is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_data: Option<Text<65535>>,
+    /// Whether a crashed server is started again.
+    #[serde(default = "yes")]
+    pub restart: bool,
+    /// Labels.
+    #[serde(default)]
+    pub labels: Labels,
+}
+impl Operation for CreateServer {
+    type Output = Started<Server>;
+    const SPEC: Spec = Spec {
+        name: "server.create",
+        method: Method::Post,
+        path: "/v1/servers",
+        permission: Permission::PROJECT_MEMBER,
+        effect: Effect::Creates,
+        summary: "Create a server and start it",
+        description: "Finds a node with room, brings the image there, and boots.",
+        positional: &["name"],
+        columns: COLUMNS,
+        examples: &[
+            Example { title: "A small server", command: "nephos server create web-1 --image micro --flavor small" },
+            Example {
+                title: "One that is reached by SSH",
+                command: "nephos server create web-2 --image micro --flavor small --keypair laptop --forward 22",
+            },
+            Example {
+                title: "Without waiting for it",
+                command: "nephos server create web-3 --image micro --flavor small --label team=blue --no-wait",
+            },
+        ],
+        ..Spec::DEFAULT
+    };
+}
+
+/// List servers.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListServers {
+    /// Only those on this node (name or id).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Reference>,
+    /// Only those with this name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// Only those with all these labels.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+    /// Of all projects; needs the role admin, or reader on the system.
+    #[serde(default)]
+    pub all_projects: bool,
+    /// At most this many, 1 to 1000; 100 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub limit: Option<u32>,
+    /// Continue after this id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<ServerId>,
+}
+impl Operation for ListServers {
+    type Output = Page<Server>;
+    const SPEC: Spec = Spec {
+        name: "server.list",
+        method: Method::Get,
+        path: "/v1/servers",
+        permission: Permission::PROJECT_READER,
+        summary: "List servers, oldest first",
+        columns: COLUMNS,
+        examples: &[
+            Example { title: "Those of the project", command: "nephos server list" },
+            Example { title: "Those with a label, as JSON", command: "nephos server list --labels team=blue -o json" },
+        ],
+        ..Spec::DEFAULT
+    };
+}
+
+macro_rules! server_operation {
+    ($(#[$doc:meta])* $type:ident => $output:ty, { $($spec:tt)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+        #[serde(deny_unknown_fields)]
+        pub struct $type {
+            /// Name or id.
+            pub server: Reference,
+        }
+        impl Operation for $type {
+            type Output = $output;
+            const SPEC: Spec = Spec { positional: &["server"], columns: COLUMNS, $($spec)* ..Spec::DEFAULT };
+        }
+    };
+}
+
+server_operation! {
+    /// Show a server.
+    ShowServer => Server, {
+        name: "server.show",
+        method: Method::Get,
+        path: "/v1/servers/{server}",
+        permission: Permission::PROJECT_READER,
+        summary: "Show one server",
+        examples: &[Example { title: "By name", command: "nephos server show web-1" }],
+    }
+}
+
+server_operation! {
+    /// Delete a server.
+    DeleteServer => Started<Server>, {
+        name: "server.delete",
+        method: Method::Delete,
+        path: "/v1/servers/{server}",
+        permission: Permission::PROJECT_MEMBER,
+        effect: Effect::Changes,
+        summary: "Delete a server and its root disk",
+        description: "Also ends a creation that still goes on.",
+        examples: &[Example { title: "By name", command: "nephos server delete web-1" }],
+    }
+}
+
+server_operation! {
+    /// Start a server.
+    StartServer => Started<Server>, {
+        name: "server.start",
+        method: Method::Post,
+        path: "/v1/servers/{server}/start",
+        permission: Permission::PROJECT_MEMBER,
+        effect: Effect::Changes,
+        summary: "Start a stopped server",
+        examples: &[Example { title: "By name", command: "nephos server start web-1" }],
+    }
+}
+
+server_operation! {
+    /// Open a server's serial console.
+    OpenConsole => Tunnel, {
+        name: "server.console",
+        method: Method::Get,
+        path: "/v1/servers/{server}/console",
+        permission: Permission::PROJECT_MEMBER,
+        effect: Effect::Reads,
+        summary: "Open the serial console of a server",
+        description: "Ctrl-] leaves.",
+        examples: &[Example { title: "By name", command: "nephos server console web-1" }],
+    }
+}
+
+/// Change a server's name or labels.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateServer {
+    /// Name or id.
+    pub server: Reference,
+    /// A new name, unique in the project. The host name inside stays as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// New labels, instead of all old ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Labels>,
+}
+impl Operation for UpdateServer {
+    type Output = Server;
+    const SPEC: Spec = Spec {
+        name: "server.update",
+        method: Method::Patch,
+        path: "/v1/servers/{server}",
+        permission: Permission::PROJECT_MEMBER,
+        effect: Effect::Changes,
+        summary: "Change a server's name or labels",
+        positional: &["server"],
+        columns: COLUMNS,
+        examples: &[Example { title: "Another name", command: "nephos server update web-1 --name web-old" }],
+        ..Spec::DEFAULT
+    };
+}
+
+/// Stop a server.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StopServer {
+    /// Name or id.
+    pub server: Reference,
+    /// Cut the power at once instead of asking the server first.
+    #[serde(default)]
+    pub hard: bool,
+    /// Seconds that the server gets to shut down before its power is cut, at most 3600; 60 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 3600))]
+    pub grace_seconds: Option<u32>,
+}
+impl Operation for StopServer {
+    type Output = Started<Server>;
+    const SPEC: Spec = Spec {
+        name: "server.stop",
+        method: Method::Post,
+        path: "/v1/servers/{server}/stop",
+        permission: Permission::PROJECT_MEMBER,
+        effect: Effect::Changes,
+        summary: "Stop a running server",
+        description: "Asks it to shut down, and cuts the power if it does not in time.",
+        positional: &["server"],
+        columns: COLUMNS,
+        examples: &[
+            Example { title: "Ask first", command: "nephos server stop web-1" },
+            Example { title: "At once", command: "nephos server stop web-1 --hard" },
+        ],
+        ..Spec::DEFAULT
+    };
+}
+
+/// Restart a server.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RebootServer {
+    /// Name or id.
+    pub server: Reference,
+    /// Reset at once instead of asking the server first.
+    #[serde(default)]
+    pub hard: bool,
+}
+impl Operation for RebootServer {
+    type Output = Started<Server>;
+    const SPEC: Spec = Spec {
+        name: "server.reboot",
+        method: Method::Post,
+        path: "/v1/servers/{server}/reboot",
+        permission: Permission::PROJECT_MEMBER,
+        effect: Effect::Changes,
+        summary: "Restart a running server",
+        positional: &["server"],
+        columns: COLUMNS,
+        examples: &[
+            Example { title: "Ask first", command: "nephos server reboot web-1" },
+            Example { title: "Reset", command: "nephos server reboot web-1 --hard" },
+        ],
+        ..Spec::DEFAULT
+    };
+}
+
+/// Read what a server wrote to its serial console.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReadConsoleLog {
+    /// Name or id.
+    pub server: Reference,
+    /// At most this many bytes from the end, up to 1048576; 65536 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub bytes: Option<u32>,
+}
+impl Operation for ReadConsoleLog {
+    type Output = Download;
+    const SPEC: Spec = Spec {
+        name: "server.console-log",
+        method: Method::Get,
+        path: "/v1/servers/{server}/console-log",
+        permission: Permission::PROJECT_READER,
+        summary: "Read what a server wrote to its serial console",
+        positional: &["server"],
+        examples: &[Example { title: "The last lines", command: "nephos server console-log web-1" }],
+        ..Spec::DEFAULT
+    };
+}
