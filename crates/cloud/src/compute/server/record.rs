@@ -1,0 +1,266 @@
+//! The stored form of a server, and what follows from it: what its node should make of it, and what people see.
+
+use nephos_driver::{ConfigFile, Interface, PortForward, Power};
+use nephos_node_api::{DesiredServer, ImageSource, ServerReport, ServerState as Reported, WantedPower};
+use nephos_ops::compute as view;
+use nephos_store::{Kind, Record};
+use nephos_types::{Bytes, FlavorId, ImageId, Name, NodeId, ServerId, Timestamp, WorkflowId};
+use serde::{Deserialize, Serialize};
+
+use crate::compute::placement::Amounts;
+
+/// What is being done to a server. At most one thing at a time, except that deletion ends whatever else goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// `create`, `start`, `stop`, `reboot`, `delete`.
+    pub name: String,
+    /// The workflow that does it.
+    pub workflow: WorkflowId,
+}
+
+/// Where a server is in its life, as far as the control plane decides it; what people see also depends on its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Life {
+    /// Not yet running for the first time.
+    Building,
+    /// Made; runs or not as wanted and observed.
+    Made,
+    /// Could not be made.
+    Failed,
+}
+
+/// What its node last said of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    /// The generation that the node has reached.
+    pub generation: u64,
+    /// What is so.
+    pub state: Reported,
+    /// Why the wanted generation is not reached.
+    pub error: Option<nephos_types::Error>,
+}
+
+/// A server as stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// Flavor it was made from.
+    pub flavor: FlavorId,
+    /// Name of that flavor at that time.
+    pub flavor_name: Name,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Root disk in GiB; 0 means the image's own size.
+    pub disk_gib: u64,
+    /// What its root disk is claimed as on the node, in GiB; the image's size rounded up if `disk_gib` is 0.
+    pub claimed_disk_gib: u64,
+    /// Image for the root disk.
+    pub image: ImageSource,
+    /// Name of the key pair.
+    pub keypair: Option<Name>,
+    /// Public keys for logging in.
+    pub public_keys: Vec<String>,
+    /// For the server's own first-boot software.
+    pub user_data: Option<String>,
+    /// MAC address of its interface.
+    pub mac: String,
+    /// Ports that shall be reachable, with the node's ports once it is placed.
+    pub forwards: Vec<PortForward>,
+    /// Host name inside; stays when the server is renamed.
+    pub hostname: String,
+    /// Whether a crashed server is started again.
+    pub restart: bool,
+    /// The node it is on.
+    pub node: Option<NodeId>,
+    /// Whether it should run.
+    pub wanted: WantedPower,
+    /// Grows with each change of what the node should make so.
+    pub generation: u64,
+    /// How often it was asked to reboot.
+    pub reboots: u64,
+    /// Grace of the last reboot in milliseconds.
+    pub reboot_grace_ms: u64,
+    /// Where it is in its life.
+    pub life: Life,
+    /// What is being done to it.
+    pub task: Option<Task>,
+    /// The last workflow that did something to it.
+    pub last_workflow: Option<WorkflowId>,
+    /// What last went wrong.
+    pub fault: Option<view::Fault>,
+    /// What its node last said.
+    pub observed: Option<Observed>,
+    /// Restarts after crashes.
+    pub restarts: u64,
+}
+
+/// Index of servers by the id of their node.
+pub const BY_NODE: &str = "node";
+
+impl Kind for Server {
+    type Id = ServerId;
+    const NAME: &'static str = "server";
+    const INDEXES: &'static [&'static str] = &[BY_NODE];
+
+    fn index(record: &Record<Self>, index: &str) -> Vec<String> {
+        match index {
+            BY_NODE => record.body.node.iter().map(ToString::to_string).collect(),
+            _ => vec![],
+        }
+    }
+}
+
+impl Server {
+    /// What it takes of its node.
+    #[must_use]
+    pub fn amounts(&self) -> Amounts {
+        Amounts { vcpus: self.vcpus.into(), memory_mib: self.memory_mib, disk_gib: self.claimed_disk_gib }
+    }
+
+    /// What its node should make of it.
+    #[must_use]
+    pub fn desired(&self, id: ServerId) -> DesiredServer {
+        DesiredServer {
+            id,
+            generation: self.generation,
+            name: self.hostname.clone(),
+            vcpus: self.vcpus,
+            memory: Bytes::mib(self.memory_mib),
+            disk: Bytes(self.disk_gib.saturating_mul(1 << 30)),
+            image: Some(self.image.clone()),
+            interfaces: vec![Interface::User { mac: self.mac.clone(), forwards: self.forwards.clone() }],
+            config_drive: self.config_drive(id),
+            power: self.wanted,
+            reboots: self.reboots,
+            reboot_grace_ms: self.reboot_grace_ms,
+        }
+    }
+
+    /// The NoCloud configuration drive (cloud-init's documentation, data source NoCloud).
+    fn config_drive(&self, id: ServerId) -> Vec<ConfigFile> {
+        // JSON is YAML; quoting by a JSON writer keeps host names and keys from becoming YAML syntax.
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        let mut meta_data = format!("instance-id: {id}\nlocal-hostname: {}\n", quoted(&self.hostname));
+        if !self.public_keys.is_empty() {
+            meta_data.push_str("public-keys:\n");
+            for key in &self.public_keys {
+                meta_data.push_str(&format!("  - {key}\n"));
+            }
+        }
+        vec![
+            ConfigFile { path: "meta-data".to_owned(), content: meta_data },
+            ConfigFile { path: "user-data".to_owned(), content: self.user_data.clone().unwrap_or_default() },
+        ]
+    }
+
+    /// Takes in what the node says. Returns whether anything that matters has changed.
+    pub fn observe(&mut self, report: &ServerReport, at: Timestamp) -> bool {
+        let observed =
+            Observed { generation: report.generation, state: report.state.clone(), error: report.error.clone() };
+        if self.observed.as_ref() == Some(&observed) && self.restarts == report.restarts {
+            return false;
+        }
+        if report.restarts > self.restarts {
+            self.fault = Some(view::Fault {
+                code: "guest_crashed".to_owned(),
+                message: format!("it crashed and was restarted, {} times so far", report.restarts),
+                at,
+            });
+        }
+        self.observed = Some(observed);
+        self.restarts = report.restarts;
+        true
+    }
+
+    /// Whether the node has reached what is wanted now.
+    #[must_use]
+    pub fn reached(&self) -> bool {
+        self.observed.as_ref().is_some_and(|observed| observed.generation >= self.generation)
+    }
+
+    /// Whether the node says that nothing of it is there, knowing that it should be absent.
+    #[must_use]
+    pub fn gone(&self) -> bool {
+        self.node.is_none()
+            || (self.reached() && self.observed.as_ref().is_some_and(|observed| observed.state == Reported::Gone))
+    }
+
+    /// Whether it was last seen running.
+    #[must_use]
+    pub fn running(&self) -> bool {
+        matches!(&self.observed, Some(Observed { state: Reported::Present(seen), .. }) if seen.power == Power::On)
+    }
+
+    /// What people see, given whether its node is heard of.
+    #[must_use]
+    pub fn state(&self, node_up: bool) -> view::ServerState {
+        if self.task.as_ref().is_some_and(|task| task.name == "delete") {
+            return view::ServerState::Deleting;
+        }
+        match self.life {
+            Life::Failed => view::ServerState::Error,
+            Life::Building => view::ServerState::Building,
+            Life::Made if !node_up => view::ServerState::Unknown,
+            Life::Made => match self.observed.as_ref().map(|observed| &observed.state) {
+                Some(Reported::Present(seen)) if seen.power == Power::On => view::ServerState::Active,
+                Some(Reported::Present(_)) => view::ServerState::Stopped,
+                Some(Reported::Working { .. }) if self.wanted == WantedPower::Off { grace_ms: 0 } => {
+                    view::ServerState::Active
+                }
+                Some(Reported::Working { .. }) => view::ServerState::Stopped,
+                Some(Reported::Gone) => view::ServerState::Error,
+                Some(Reported::Unknown { .. }) | None => view::ServerState::Unknown,
+            },
+        }
+    }
+}
+
+/// What people see of a server. `node` is its node's name and whether it is heard of.
+#[must_use]
+pub fn view(record: &Record<Server>, node: Option<(Name, bool)>) -> view::Server {
+    let body = &record.body;
+    let node_up = node.as_ref().is_none_or(|(_, up)| *up);
+    view::Server {
+        id: record.meta.id,
+        name: record.meta.name.clone(),
+        project: record.meta.project.unwrap_or_else(|| nephos_types::Id::from_bits(0)),
+        state: body.state(node_up),
+        task: body.task.as_ref().map(|task| task.name.clone()),
+        workflow: body.task.as_ref().map(|task| task.workflow).or(body.last_workflow),
+        flavor: body.flavor,
+        flavor_name: body.flavor_name.clone(),
+        vcpus: body.vcpus,
+        memory_mib: body.memory_mib,
+        disk_gib: body.disk_gib,
+        image: Some(body.image.id),
+        keypair: body.keypair.clone(),
+        node: body.node,
+        node_name: node.map(|(name, _)| name),
+        forwards: body
+            .forwards
+            .iter()
+            .filter(|forward| forward.host_port != 0)
+            .map(|forward| view::Forward {
+                protocol: match forward.protocol {
+                    nephos_driver::Protocol::Tcp => view::Protocol::Tcp,
+                    nephos_driver::Protocol::Udp => view::Protocol::Udp,
+                },
+                port: forward.guest_port,
+                node_port: forward.host_port,
+            })
+            .collect(),
+        restarts: body.restarts,
+        fault: body.fault.clone(),
+        labels: record.meta.labels.clone(),
+        created_at: record.meta.created_at,
+        updated_at: record.meta.updated_at,
+    }
+}
+
+/// Which image a server's root disk comes from; kept while the server exists, so that the image's file is.
+#[must_use]
+pub fn image_of(server: &Server) -> ImageId {
+    server.image.id
+}
