@@ -1,6 +1,6 @@
 //! Operations on the cloud itself: backup, audit, events.
 
-use nephos_types::{ProjectId, Text, Timestamp};
+use nephos_types::{Number, ProjectId, Text, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -67,12 +67,10 @@ pub struct ListAudit {
     pub kind: Option<Text<64>>,
     /// Only changes after this revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(max = 9_223_372_036_854_775_807_u64))]
-    pub after: Option<u64>,
+    pub after: Option<Number<0, 9_223_372_036_854_775_807>>,
     /// At most this many, 1 to 1000; 100 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1000))]
-    pub limit: Option<u32>,
+    pub limit: Option<Number<1, 1000>>,
 }
 impl Operation for ListAudit {
     type Output = AuditTrail;
@@ -94,8 +92,7 @@ impl Operation for ListAudit {
 pub struct WatchEvents {
     /// Begin after this revision; with what comes from now on when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(max = 9_223_372_036_854_775_807_u64))]
-    pub after: Option<u64>,
+    pub after: Option<Number<0, 9_223_372_036_854_775_807>>,
     /// Only this kind of resource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<Text<64>>,

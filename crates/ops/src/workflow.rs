@@ -1,6 +1,6 @@
 //! Operations on workflows and schedules.
 
-use nephos_types::{Error, Name, Page, ProjectId, Reference, ScheduleId, Text, Timestamp, WorkflowId};
+use nephos_types::{Error, Name, Number, Page, ProjectId, Reference, ScheduleId, Text, Timestamp, WorkflowId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -131,8 +131,7 @@ pub struct ListWorkflows {
     pub all_projects: bool,
     /// At most this many, 1 to 1000; 100 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1000))]
-    pub limit: Option<u32>,
+    pub limit: Option<Number<1, 1000>>,
     /// Continue after this id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<WorkflowId>,
@@ -273,8 +272,7 @@ pub struct CreateSchedule {
     pub name: Name,
     /// Seconds between starts, 1 to 31622400; either this or `cron`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 31_622_400))]
-    pub every_seconds: Option<u64>,
+    pub every_seconds: Option<Number<1, 31_622_400>>,
     /// Cron expression of five fields, in UTC; either this or `every_seconds`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cron: Option<Text<255>>,
@@ -314,8 +312,7 @@ impl Operation for CreateSchedule {
 pub struct ListSchedules {
     /// At most this many, 1 to 1000; 100 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1000))]
-    pub limit: Option<u32>,
+    pub limit: Option<Number<1, 1000>>,
     /// Continue after this id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<ScheduleId>,

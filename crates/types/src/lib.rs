@@ -5,6 +5,7 @@
 //!
 //! Must not know: any operation, store, protocol or clock source other than the wall clock behind [`Timestamp`].
 
+mod bounded;
 mod error;
 mod id;
 mod name;
@@ -12,6 +13,7 @@ mod page;
 mod quantity;
 mod time;
 
+pub use bounded::{List, Number};
 pub use error::{Error, ErrorKind, NextStep, Reason, Result};
 pub use id::*;
 pub use name::{Labels, Name, Reference, Text};

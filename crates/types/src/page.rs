@@ -3,13 +3,14 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::Number;
+
 /// Which part of a list is wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PageRequest {
     /// At most this many items: 1 to 1000, 100 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1000))]
-    pub limit: Option<u32>,
+    pub limit: Option<Number<1, 1000>>,
     /// Continue after this id (the `next` of the page before).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 255))]
@@ -18,14 +19,12 @@ pub struct PageRequest {
 
 impl PageRequest {
     /// What a caller who names no limit gets.
-    pub const DEFAULT_LIMIT: u32 = 100;
-    /// The most that one page holds.
-    pub const MAX_LIMIT: u32 = 1000;
+    pub const DEFAULT_LIMIT: usize = 100;
 
-    /// The effective limit, within its bounds.
+    /// The effective limit.
     #[must_use]
     pub fn limit(&self) -> usize {
-        self.limit.unwrap_or(Self::DEFAULT_LIMIT).clamp(1, Self::MAX_LIMIT) as usize
+        self.limit.map_or(Self::DEFAULT_LIMIT, |limit| limit.get() as usize)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Operations on flavors.
 
-use nephos_types::{FlavorId, Labels, Name, Page, Reference, Timestamp};
+use nephos_types::{FlavorId, Labels, Name, Number, Page, Reference, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -37,15 +37,12 @@ pub struct CreateFlavor {
     /// Name, unique in the cloud.
     pub name: Name,
     /// Virtual CPUs, 1 to 512.
-    #[schemars(range(min = 1, max = 512))]
-    pub vcpus: u32,
+    pub vcpus: Number<1, 512>,
     /// Memory in MiB, 16 to 16777216.
-    #[schemars(range(min = 16, max = 16_777_216))]
-    pub memory_mib: u64,
+    pub memory_mib: Number<16, 16_777_216>,
     /// Root disk in GiB, up to 65536; 0 means the image's own size.
-    #[serde(default)]
-    #[schemars(range(max = 65_536))]
-    pub disk_gib: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_gib: Option<Number<0, 65_536>>,
     /// Labels.
     #[serde(default)]
     pub labels: Labels,
@@ -77,8 +74,7 @@ const FLAVOR_COLUMNS: &[&str] = &["name", "vcpus", "memory_mib", "disk_gib", "id
 pub struct ListFlavors {
     /// At most this many, 1 to 1000; 100 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1000))]
-    pub limit: Option<u32>,
+    pub limit: Option<Number<1, 1000>>,
     /// Continue after this id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<FlavorId>,

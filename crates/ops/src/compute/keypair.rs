@@ -1,6 +1,6 @@
 //! Operations on key pairs: SSH public keys that are put into servers. Private keys never reach the cloud.
 
-use nephos_types::{KeyPairId, Name, Page, Reference, Text, Timestamp};
+use nephos_types::{KeyPairId, Name, Number, Page, Reference, Text, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -61,8 +61,7 @@ impl Operation for CreateKeyPair {
 pub struct ListKeyPairs {
     /// At most this many, 1 to 1000; 100 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1000))]
-    pub limit: Option<u32>,
+    pub limit: Option<Number<1, 1000>>,
     /// Continue after this id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<KeyPairId>,

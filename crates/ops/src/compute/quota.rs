@@ -1,6 +1,6 @@
 //! Operations on quotas: how much of the cloud a project may use.
 
-use nephos_types::{ProjectId, Reference};
+use nephos_types::{Number, ProjectId, Reference};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -62,16 +62,13 @@ pub struct UpdateQuota {
     pub project: Reference,
     /// Servers, at most 1000000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(max = 1_000_000))]
-    pub servers: Option<u64>,
+    pub servers: Option<Number<0, 1_000_000>>,
     /// Virtual CPUs of all servers, at most 10000000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(max = 10_000_000))]
-    pub vcpus: Option<u64>,
+    pub vcpus: Option<Number<0, 10_000_000>>,
     /// Memory of all servers in MiB, at most 10000000000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(max = 10_000_000_000_u64))]
-    pub memory_mib: Option<u64>,
+    pub memory_mib: Option<Number<0, 10_000_000_000>>,
 }
 impl Operation for UpdateQuota {
     type Output = Quota;

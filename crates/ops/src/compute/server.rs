@@ -1,7 +1,8 @@
 //! Operations on servers.
 
 use nephos_types::{
-    Error, FlavorId, ImageId, Labels, Name, NodeId, Page, ProjectId, Reference, ServerId, Text, Timestamp, WorkflowId,
+    Error, FlavorId, ImageId, Labels, List, Name, NodeId, Number, Page, ProjectId, Reference, ServerId, Text,
+    Timestamp, WorkflowId,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -145,9 +146,8 @@ pub struct CreateServer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keypair: Option<Reference>,
     /// TCP ports of the server that shall be reachable on its node's loopback, at most 16.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(range(min = 1, max = 65535)))]
-    pub forward: Vec<u16>,
+    #[serde(default, skip_serializing_if = "List::is_empty")]
+    pub forward: List<Number<1, 65535>, 16>,
     /// What the server's own first-boot software (cloud-init) is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_data: Option<Text<65535>>,
@@ -203,8 +203,7 @@ pub struct ListServers {
     pub all_projects: bool,
     /// At most this many, 1 to 1000; 100 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1000))]
-    pub limit: Option<u32>,
+    pub limit: Option<Number<1, 1000>>,
     /// Continue after this id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<ServerId>,
@@ -335,8 +334,7 @@ pub struct StopServer {
     pub hard: bool,
     /// Seconds that the server gets to shut down before its power is cut, at most 3600; 60 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(max = 3600))]
-    pub grace_seconds: Option<u32>,
+    pub grace_seconds: Option<Number<0, 3600>>,
 }
 impl Operation for StopServer {
     type Output = Started<Server>;
@@ -395,8 +393,7 @@ pub struct ReadConsoleLog {
     pub server: Reference,
     /// At most this many bytes from the end, up to 1048576; 65536 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1_048_576))]
-    pub bytes: Option<u32>,
+    pub bytes: Option<Number<1, 1_048_576>>,
 }
 impl Operation for ReadConsoleLog {
     type Output = Download;
