@@ -11,7 +11,10 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::Stream;
-use nephos_types::{DomainId, Error, Name, ProjectId, RequestId, Result, Timestamp, UserId, WorkflowId};
+use nephos_types::{
+    ApplicationCredentialId, DomainId, Error, Name, ProjectId, RequestId, Result, RevocationId, Timestamp, UserId,
+    WorkflowId,
+};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +66,29 @@ pub struct Identity {
     pub issued_at: Timestamp,
     /// When the token ends.
     pub expires_at: Timestamp,
+    /// How the identity was proved.
+    #[serde(default)]
+    pub login: Login,
+}
+
+/// How somebody proved an identity.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Login {
+    /// The token's own id; its audit id in Keystone's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<RevocationId>,
+    /// The token that this one was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<RevocationId>,
+    /// Keystone's words for the ways: `password`, `token`, `application_credential`.
+    #[serde(default)]
+    pub methods: BTreeSet<String>,
+    /// The application credential that was used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub application_credential: Option<ApplicationCredentialId>,
+    /// Logged in by an application credential that may not make or delete credentials.
+    #[serde(default)]
+    pub restricted: bool,
 }
 
 impl Identity {

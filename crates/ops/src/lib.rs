@@ -22,6 +22,6 @@ pub mod workflow;
 
 pub use call::{
     Answer, AnswerKind, ByteStream, Caller, Cloud, Context, Core, Credentials, Download, Duplex, Event, EventStream,
-    Identity, Reply, Scope, Started, Tunnel, View,
+    Identity, Login, Reply, Scope, Started, Tunnel, View,
 };
 pub use operation::{Effect, Entry, Example, Grant, Method, Operation, Permission, Role, Spec, table};

@@ -157,6 +157,8 @@ id_types! {
     FlavorId = "flv";
     /// A group of users.
     GroupId = "grp";
+    /// What a caller's idempotency key made.
+    IdempotencyId = "idem";
     /// A disk image.
     ImageId = "img";
     /// A one-time permission for a machine to join as a node.

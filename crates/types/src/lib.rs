@@ -11,6 +11,7 @@ mod id;
 mod name;
 mod page;
 mod quantity;
+mod secret;
 mod time;
 
 pub use bounded::{List, Number};
@@ -19,4 +20,5 @@ pub use id::*;
 pub use name::{Labels, Name, Reference, Text};
 pub use page::{Page, PageRequest};
 pub use quantity::{Bytes, MIB};
+pub use secret::Secret;
 pub use time::Timestamp;

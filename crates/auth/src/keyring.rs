@@ -1,0 +1,170 @@
+//! Secret keys kept in a file: one active, older ones still accepted.
+//!
+//! The file has one key per line, `<id> <created, RFC 3339> <32 bytes in base64url>`, the active one last, mode 0600. It is replaced whole,
+//! so a crash leaves the old or the new one.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use nephos_types::{Error, Result, Timestamp};
+use ring::rand::{SecureRandom, SystemRandom};
+
+/// One 256-bit key.
+#[derive(Clone)]
+pub struct Key {
+    /// Its number; newer keys have greater ones.
+    pub id: u32,
+    /// When it was made.
+    pub created_at: Timestamp,
+    pub(crate) bytes: [u8; 32],
+}
+
+/// Keys of one purpose; never empty.
+pub struct KeyRing {
+    path: Option<PathBuf>,
+    active: Key,
+    older: Vec<Key>,
+}
+
+impl KeyRing {
+    /// A ring with one fresh key that is kept nowhere: for tests.
+    pub fn ephemeral() -> Result<Self> {
+        Ok(Self { path: None, active: fresh(1)?, older: vec![] })
+    }
+
+    /// Opens the file, or makes it with a fresh key.
+    pub fn open(path: &Path) -> Result<Self> {
+        match fs::read_to_string(path) {
+            Ok(text) => parse(path, &text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let ring = Self { path: Some(path.to_owned()), active: fresh(1)?, older: vec![] };
+                ring.save()?;
+                Ok(ring)
+            }
+            Err(error) => Err(Error::internal(format!("{} cannot be read", path.display()), error)),
+        }
+    }
+
+    /// The key that new things are made with.
+    #[must_use]
+    pub fn active(&self) -> &Key {
+        &self.active
+    }
+
+    /// The key with this number, if it is still accepted.
+    #[must_use]
+    pub fn get(&self, id: u32) -> Option<&Key> {
+        if self.active.id == id { Some(&self.active) } else { self.older.iter().find(|key| key.id == id) }
+    }
+
+    /// Puts a fresh key in force and keeps the newest `keep` older ones.
+    pub fn rotate(&mut self, keep: usize) -> Result<()> {
+        let next = Self {
+            path: self.path.clone(),
+            active: fresh(self.active.id.checked_add(1).ok_or_else(|| Error::bug("no key numbers are left"))?)?,
+            older: {
+                let mut older = self.older.clone();
+                older.push(self.active.clone());
+                older.split_off(older.len().saturating_sub(keep))
+            },
+        };
+        next.save()?;
+        *self = next;
+        Ok(())
+    }
+
+    fn save(&self) -> Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let mut text = String::new();
+        for key in self.older.iter().chain([&self.active]) {
+            text.push_str(&format!("{} {} {}\n", key.id, key.created_at, URL_SAFE_NO_PAD.encode(key.bytes)));
+        }
+        write_private(path, text.as_bytes())
+    }
+}
+
+fn fresh(id: u32) -> Result<Key> {
+    Ok(Key { id, created_at: Timestamp::now(), bytes: random()? })
+}
+
+/// Bytes from the operating system's generator.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| Error::bug("the operating system gives no random numbers"))?;
+    Ok(bytes)
+}
+
+fn parse(path: &Path, text: &str) -> Result<KeyRing> {
+    let broken = || {
+        Error::bug(format!("{} is not a key file", path.display()))
+            .detail("each line holds a key's number, time and 32 bytes in base64url; restore it from a backup")
+    };
+    let mut keys = text
+        .lines()
+        .map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            let id = words.next()?.parse().ok()?;
+            let created_at = words.next()?.parse().ok()?;
+            let bytes = URL_SAFE_NO_PAD.decode(words.next()?).ok()?.try_into().ok()?;
+            Some(Key { id, created_at, bytes })
+        })
+        .collect::<Option<Vec<Key>>>()
+        .ok_or_else(broken)?;
+    let active = keys.pop().ok_or_else(broken)?;
+    Ok(KeyRing { path: Some(path.to_owned()), active, older: keys })
+}
+
+/// Replaces a file whole, readable by its owner only; on disk when this returns.
+pub fn write_private(path: &Path, content: &[u8]) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let write = || -> std::io::Result<()> {
+        fs::create_dir_all(folder)?;
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".new");
+        let fresh = folder.join(name);
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        // A file left by a crash keeps its mode when it is opened again.
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)?;
+        fs::File::open(folder)?.sync_all()
+    };
+    write().map_err(|error| Error::internal(format!("{} cannot be written", path.display()), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_survives_and_forgets_the_oldest() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys/token");
+        let mut ring = KeyRing::open(&path).unwrap();
+        let first = ring.active().bytes;
+        ring.rotate(1).unwrap();
+        assert_eq!(ring.get(1).unwrap().bytes, first);
+        ring.rotate(1).unwrap();
+        let again = KeyRing::open(&path).unwrap();
+        assert_eq!(again.active().bytes, ring.active().bytes);
+        assert!(again.get(1).is_none() && again.get(2).is_some() && again.active().id == 3);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        for text in ["", "1 2 3", "garbage\n"] {
+            fs::write(&path, text).unwrap();
+            assert!(KeyRing::open(&path).is_err(), "{text:?}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+    }
+}
