@@ -1,1 +1,3 @@
-//! Client of the native API; commands derived from the operation table.
+//! The client of the native API: a typed client, and the command line derived from the operation table.
+
+pub mod client;
