@@ -36,6 +36,18 @@ impl Fields {
         self.properties.get(name).map(|schema| resolve(schema, &self.definitions))
     }
 
+    /// The schema of one field as written at the field, with what that adds to its type (`description`, `default`).
+    #[must_use]
+    pub fn raw(&self, name: &str) -> Option<&Value> {
+        self.properties.get(name)
+    }
+
+    /// What a schema found inside one of these refers to; itself, if it refers to nothing.
+    #[must_use]
+    pub fn resolve<'a>(&'a self, schema: &'a Value) -> &'a Value {
+        resolve(schema, &self.definitions)
+    }
+
     /// The one-line description of one field: its own, before that of its type.
     #[must_use]
     pub fn description(&self, name: &str) -> Option<&str> {

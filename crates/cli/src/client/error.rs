@@ -117,21 +117,18 @@ struct Body {
 
 /// The error that an answer outside 2xx carries.
 pub(super) fn decode(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
-    let request_id = |body: Option<String>| {
-        body.or_else(|| request_id_header(headers).map(str::to_owned)).unwrap_or_default()
-    };
+    let request_id =
+        |body: Option<String>| body.or_else(|| request_id_header(headers).map(str::to_owned)).unwrap_or_default();
     match serde_json::from_slice::<Envelope>(body) {
         Ok(Envelope { error: body }) => {
-            let kind =
-                body.kind.and_then(|kind| serde_json::from_value(kind).ok()).unwrap_or_else(|| kind_of(status));
+            let kind = body.kind.and_then(|kind| serde_json::from_value(kind).ok()).unwrap_or_else(|| kind_of(status));
             let mut error = Error::new(kind, body.code, body.title).detail(body.detail);
             error.reasons = body.reasons;
             error.next = body.next;
             error.source(Answered { request_id: request_id(body.request_id) })
         }
         Err(_) => {
-            let text: String =
-                String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(200).collect();
+            let text: String = String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(200).collect();
             Error::new(kind_of(status), "http_error", format!("The cloud answered {status}"))
                 .detail(text)
                 .source(Answered { request_id: request_id(None) })
@@ -145,10 +142,11 @@ fn kind_of(status: StatusCode) -> ErrorKind {
         429 => ErrorKind::RateLimited,
         404 | 410 => ErrorKind::NotFound,
         502 => ErrorKind::Unavailable,
-        status => ErrorKind::ALL
-            .into_iter()
-            .find(|kind| kind.http_status() == status)
-            .unwrap_or(if status < 500 { ErrorKind::Invalid } else { ErrorKind::Internal }),
+        status => ErrorKind::ALL.into_iter().find(|kind| kind.http_status() == status).unwrap_or(if status < 500 {
+            ErrorKind::Invalid
+        } else {
+            ErrorKind::Internal
+        }),
     }
 }
 

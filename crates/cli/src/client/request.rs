@@ -165,8 +165,7 @@ mod tests {
 
     use super::*;
 
-    const SPEC: Spec =
-        Spec { name: "flavor.show", path: "/v1/flavors/{flavor}", method: Method::Get, ..Spec::DEFAULT };
+    const SPEC: Spec = Spec { name: "flavor.show", path: "/v1/flavors/{flavor}", method: Method::Get, ..Spec::DEFAULT };
 
     #[test]
     fn fields_go_where_the_route_wants_them() {

@@ -1,0 +1,135 @@
+//! The command of one operation: its arguments, and from their values to the operation's input.
+
+use clap::{Arg, ArgMatches, Command};
+use nephos_ops::{AnswerKind, Effect, Entry, schema::Fields};
+use nephos_types::{Error, Result};
+use serde_json::{Map, Value};
+
+use super::{
+    field::{self, Field, Kind},
+    global,
+};
+
+/// Id of the argument that names a file to send or to write.
+pub(crate) const FILE: &str = "@file";
+
+/// The operation with this name.
+pub(crate) fn entry(name: &str) -> Option<&'static Entry> {
+    nephos_ops::table().iter().find(|entry| entry.spec.name == name)
+}
+
+/// The verb as typed: `console_log` and `console.log` are `console-log`.
+pub(crate) fn verb(entry: &Entry) -> String {
+    entry.spec.verb().replace(['_', '.'], "-")
+}
+
+/// The noun as typed.
+pub(crate) fn noun(entry: &Entry) -> String {
+    entry.spec.noun().replace('_', "-")
+}
+
+/// The field that may be given several times, the operation then being called for each: the one resource that the
+/// command is about.
+pub(crate) fn target(entry: &Entry) -> Option<&'static str> {
+    let [only] = entry.spec.positional else { return None };
+    let plain = !entry.spec.upload
+        && entry.spec.effect != Effect::Creates
+        && matches!(entry.answer, AnswerKind::Json | AnswerKind::Started | AnswerKind::Nothing);
+    (plain && entry.spec.path_fields().any(|field| field == *only)).then_some(*only)
+}
+
+/// Adds to an operation's command everything that needs its schema. Called only for the command that is used.
+pub(crate) fn complete(command: Command) -> Command {
+    let Some(entry) = command.get_display_name().and_then(entry) else { return command };
+    let spec = &entry.spec;
+    let fields = field::fields(&Fields::of(entry));
+    let mut taken: Vec<String> = Vec::new();
+    let mut args: Vec<Arg> = Vec::new();
+    for field in &fields {
+        let position = spec.positional.iter().position(|name| *name == field.name).map(|index| index + 1);
+        let many = target(entry) == Some(field.name.as_str());
+        if position.is_none() {
+            taken.extend(field.flags());
+        }
+        args.push(field.arg(spec, position, many));
+    }
+    if let Some(file) = file_arg(entry) {
+        args.push(file);
+    }
+    args.extend(global::args().into_iter().filter_map(|arg| without_taken(arg, &taken, &fields, spec.verb())));
+    let mut long = spec.summary.to_owned();
+    if !spec.description.is_empty() {
+        long = format!("{long}.\n\n{}", spec.description);
+    }
+    command.long_about(long).args(args).after_help("More, with examples: --help").after_long_help(examples(entry))
+}
+
+/// A global flag gives way to a field of the same name.
+fn without_taken(arg: Arg, taken: &[String], fields: &[Field], verb: &str) -> Option<Arg> {
+    if arg.get_long().is_some_and(|long| taken.iter().any(|flag| flag == long)) {
+        return None;
+    }
+    let labels = verb == "list" && fields.iter().any(|field| field.name == "labels");
+    if labels && arg.get_short() == Some('l') { None } else { Some(arg) }
+}
+
+fn file_arg(entry: &Entry) -> Option<Arg> {
+    let file = Arg::new(FILE).long("file").value_name("PATH");
+    if entry.spec.upload {
+        Some(file.required(true).help("The file to send; `-` is standard input"))
+    } else if entry.answer == AnswerKind::Download {
+        Some(file.help("Where to write it; `-` is standard output"))
+    } else {
+        None
+    }
+}
+
+fn examples(entry: &Entry) -> String {
+    if entry.spec.examples.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from("Examples:\n");
+    for example in entry.spec.examples {
+        text.push_str(&format!("  # {}\n  {}\n", example.title, example.command));
+    }
+    text.push_str(&format!("\nAs a request: {} {}", entry.spec.method.as_str(), entry.spec.path));
+    text
+}
+
+/// The inputs that a parsed command line stands for: one, or one for each resource named.
+pub(crate) fn inputs(entry: &Entry, matches: &ArgMatches) -> Result<Vec<Value>> {
+    let fields = field::fields(&Fields::of(entry));
+    let target = target(entry);
+    let mut input = Map::new();
+    let mut targets = Vec::new();
+    for field in &fields {
+        let values: Vec<Value> =
+            matches.get_many::<Value>(&field.name).map(|values| values.cloned().collect()).unwrap_or_default();
+        if target == Some(field.name.as_str()) && !matches!(field.kind, Kind::List(_)) {
+            targets = values;
+        } else if let Some(value) = field.combine(values) {
+            input.insert(field.name.clone(), value);
+        }
+    }
+    let Some(target) = target else { return Ok(vec![Value::Object(input)]) };
+    if targets.iter().any(|value| value.as_str() == Some("-")) {
+        targets = names_from_stdin()?;
+    }
+    if targets.is_empty() {
+        return Ok(vec![Value::Object(input)]);
+    }
+    Ok(targets
+        .into_iter()
+        .map(|value| {
+            let mut input = input.clone();
+            input.insert(target.to_owned(), value);
+            Value::Object(input)
+        })
+        .collect())
+}
+
+fn names_from_stdin() -> Result<Vec<Value>> {
+    let text = std::io::read_to_string(std::io::stdin().lock())
+        .map_err(|error| Error::invalid("usage", "Cannot read names from standard input").detail(error.to_string()))?;
+    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(Value::from).collect())
+}
