@@ -1,13 +1,11 @@
 //! The compute driver: what a guest should be, what it is, and the verbs in between.
 
-use std::{future::Future, path::PathBuf, pin::Pin, time::Duration};
+use std::{path::PathBuf, pin::Pin, time::Duration};
 
-use futures_util::Stream;
+use futures_util::{Stream, future::BoxFuture};
 use nephos_types::{Bytes, Error, ServerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
-
-type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Both directions of a guest's serial line.
 pub trait Console: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -44,7 +42,7 @@ pub enum Boot {
 }
 
 /// Transport protocol of a forwarded port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
 pub enum Protocol {
@@ -213,36 +211,39 @@ pub trait ComputeDriver: Send + Sync + 'static {
     fn capabilities(&self) -> Capabilities;
 
     /// All guests that this driver has anything of, running or not. A restarted agent adopts from here.
-    fn list(&self) -> Boxed<'_, Result<Vec<ServerId>, Error>>;
+    fn list(&self) -> BoxFuture<'_, Result<Vec<ServerId>, Error>>;
 
     /// What is known about a guest. Never fails: what cannot be found out is [`Presence::Unknown`].
-    fn observe(&self, id: ServerId) -> Boxed<'_, Presence>;
+    fn observe(&self, id: ServerId) -> BoxFuture<'_, Presence>;
 
     /// Makes the guest's definition and disk exist as in the spec; leaves a running guest running. What cannot change
     /// on a running guest takes effect at its next start.
-    fn define<'a>(&'a self, spec: &'a GuestSpec) -> Boxed<'a, Result<(), Error>>;
+    fn define<'a>(&'a self, spec: &'a GuestSpec) -> BoxFuture<'a, Result<(), Error>>;
 
-    /// Makes a defined guest run; nothing happens if it runs.
-    fn start(&self, id: ServerId) -> Boxed<'_, Result<(), Error>>;
+    /// Makes a defined guest run; nothing happens if it runs. Without a definition: `guest_not_found`.
+    fn start(&self, id: ServerId) -> BoxFuture<'_, Result<(), Error>>;
 
-    /// Makes a guest not run; nothing happens if it does not, or does not exist.
-    fn stop(&self, id: ServerId, mode: StopMode) -> Boxed<'_, Result<(), Error>>;
+    /// Makes a guest not run; nothing happens if it does not, or does not exist. Its process is gone when this returns.
+    fn stop(&self, id: ServerId, mode: StopMode) -> BoxFuture<'_, Result<(), Error>>;
 
-    /// Restarts a running guest: soft asks it to shut down and starts it again; hard resets it.
-    fn reboot(&self, id: ServerId, mode: StopMode) -> Boxed<'_, Result<(), Error>>;
+    /// Restarts a running guest: soft asks it to shut down and starts it again; hard resets it. A guest that does not
+    /// run is refused with `guest_not_running`.
+    fn reboot(&self, id: ServerId, mode: StopMode) -> BoxFuture<'_, Result<(), Error>>;
 
     /// Makes everything of a guest be gone: process, files, ports. Nothing happens if it does not exist.
-    fn remove(&self, id: ServerId) -> Boxed<'_, Result<(), Error>>;
+    fn remove(&self, id: ServerId) -> BoxFuture<'_, Result<(), Error>>;
 
-    /// Opens the serial console of a running guest. Several may be open at once.
-    fn console(&self, id: ServerId) -> Boxed<'_, Result<Box<dyn Console>, Error>>;
+    /// Opens the serial console of a running guest, from now on. Several may be open at once; each sees what the guest
+    /// writes, whoever typed it. Ends when the guest does. Refused with `guest_not_running` or `guest_not_found`.
+    fn console(&self, id: ServerId) -> BoxFuture<'_, Result<Box<dyn Console>, Error>>;
 
     /// The last bytes that the guest wrote to its serial console, at most `max`.
-    fn console_log(&self, id: ServerId, max: usize) -> Boxed<'_, Result<Vec<u8>, Error>>;
+    fn console_log(&self, id: ServerId, max: usize) -> BoxFuture<'_, Result<Vec<u8>, Error>>;
 
     /// What the guest has used since its start; zero if it does not run.
-    fn usage(&self, id: ServerId) -> Boxed<'_, Result<Usage, Error>>;
+    fn usage(&self, id: ServerId) -> BoxFuture<'_, Result<Usage, Error>>;
 
-    /// What happens to guests by themselves, from now on.
+    /// What happens to guests by themselves, from now on. Best effort: a listener that falls far behind misses events,
+    /// and [`ComputeDriver::observe`] is the truth.
     fn events(&self) -> Pin<Box<dyn Stream<Item = GuestEvent> + Send>>;
 }

@@ -5,7 +5,11 @@
 //!
 //! Must not know: the control plane, the store, projects, users.
 
+mod check;
 mod compute;
+pub mod contract;
+pub mod refusal;
+pub mod simulated;
 
 pub use compute::{
     Accelerator, Boot, Capabilities, ComputeDriver, ConfigFile, Console, Disk, DiskFormat, GuestEvent, GuestSpec,
