@@ -264,6 +264,17 @@ table! {
         ListWorkflows, ShowWorkflow, WatchWorkflow, CancelWorkflow, RetryWorkflow,
         CreateSchedule, ListSchedules, ShowSchedule, DeleteSchedule,
     ];
+    identity: [
+        CreateToken, ShowToken, RevokeToken,
+        CreateDomain, ListDomains, ShowDomain, UpdateDomain, DeleteDomain,
+        CreateProject, ListProjects, ShowProject, UpdateProject, DeleteProject,
+        CreateUser, ListUsers, ShowUser, UpdateUser, DeleteUser, SetPassword, ResetPassword,
+        CreateGroup, ListGroups, ShowGroup, UpdateGroup, DeleteGroup, AddGroupUser, RemoveGroupUser, ListGroupUsers,
+        CreateRole, ListRoles, ShowRole, UpdateRole, DeleteRole,
+        CreateAssignment, ListAssignments, DeleteAssignment,
+        CreateApplicationCredential, ListApplicationCredentials, ShowApplicationCredential, DeleteApplicationCredential,
+        CreateAccessKey, ListAccessKeys, ShowAccessKey, DeleteAccessKey,
+    ];
     system: [ListAudit, WatchEvents, BackUp];
 }
 

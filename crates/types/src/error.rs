@@ -166,7 +166,7 @@ impl Error {
     pub fn not_found(what: &str, reference: impl fmt::Display) -> Self {
         Self::new(
             ErrorKind::NotFound,
-            format!("{}_not_found", what.replace(' ', "_")),
+            format!("{}_not_found", what.replace([' ', '-'], "_")),
             format!("No {what} `{reference}`"),
         )
         .next(format!("list what there is: nephos {what} list"), Some(format!("nephos {what} list")))

@@ -165,6 +165,8 @@ id_types! {
     JoinTokenId = "join";
     /// An SSH public key that is put into servers.
     KeyPairId = "kp";
+    /// One user in one group.
+    MembershipId = "mbr";
     /// A machine that runs an agent.
     NodeId = "node";
     /// A project: what owns resources and has quotas.

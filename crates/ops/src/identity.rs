@@ -1,1 +1,0 @@
-//! Operations on domains, projects, users, groups, roles, tokens, credentials.
