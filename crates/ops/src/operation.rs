@@ -208,7 +208,9 @@ pub struct Entry {
 }
 
 impl Entry {
-    const fn of<O: Operation>() -> Self {
+    /// The row of this operation.
+    #[must_use]
+    pub const fn of<O: Operation>() -> Self {
         Self {
             spec: O::SPEC,
             answer: O::Output::KIND,
