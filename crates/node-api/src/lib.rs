@@ -6,9 +6,15 @@
 //!
 //! Must not know: the store, operations, how a driver works.
 
+pub mod client;
+mod control;
 mod message;
+pub mod server;
+pub mod tls;
 
+pub use client::{Client, Connector};
+pub use control::{Boxed, ByteStream, Content, ControlPlane, Duplex, HELLO_FIRST, NODE_REMOVED};
 pub use message::{
     Desired, DesiredServer, Enrolment, EnrolmentAnswer, Hello, HelloAnswer, ImageSource, Inventory, PROTOCOL_VERSION,
-    PortRange, Report, ServerReport, ServerState, StreamPurpose, StreamRequest, WantedPower,
+    PortRange, Renewal, Report, ServerReport, ServerState, StreamPurpose, StreamRequest, WantedPower,
 };

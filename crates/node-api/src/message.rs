@@ -30,6 +30,13 @@ pub struct EnrolmentAnswer {
     pub authority: String,
 }
 
+/// A node asks for a new certificate.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Renewal {
+    /// PEM of a certificate signing request; the private key stays on the machine.
+    pub signing_request: String,
+}
+
 /// Ports of the node's loopback that may be used for forwards, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortRange {
@@ -144,7 +151,8 @@ pub struct DesiredServer {
     pub reboot_grace_ms: u64,
 }
 
-/// All that should be on the node, as of a revision.
+/// All that should be on the node, as of a revision. Revisions are compared for equality only: they start anew with
+/// each start of the control plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Desired {
     /// Ask for what comes after this.
@@ -223,7 +231,7 @@ pub struct ServerReport {
 /// What is so on the node. Sent on change and at least every `report_every_ms`; it also keeps the node's lease.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
-    /// When it was made.
+    /// When it was made; strictly increasing within one run of the agent, so that a delayed report is recognised.
     pub at: Timestamp,
     /// Whether `servers` lists all servers of the node, or only those that changed since the last report.
     pub full: bool,
