@@ -1,1 +1,24 @@
 //! The node: connection, reconcile, image cache, drivers.
+//!
+//! An [`Agent`] dials the control plane, hears what its machine should run, makes it so through a
+//! [`ComputeDriver`](nephos_driver::ComputeDriver), and reports what is so.
+//!
+//! Invariants: what should be is remembered across restarts of the agent and absences of the control plane; guests
+//! outlive the agent; a guest that the control plane did not name is never touched; calls on one guest are serialised.
+//!
+//! Must not know: the store, operations, projects, users; how a driver works.
+
+mod agent;
+mod config;
+mod fleet;
+mod images;
+mod inventory;
+mod reconcile;
+mod records;
+mod reporter;
+mod servers;
+mod streams;
+
+pub use agent::Agent;
+pub use config::{Backoff, Config};
+pub use fleet::{Fleet, simulated_config};

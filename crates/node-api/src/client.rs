@@ -119,22 +119,32 @@ impl Connector for Local {
 /// Calls to the control plane. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    http: hyper_util::client::legacy::Client<Dial, Full<Bytes>>,
+    pool: Arc<RwLock<Pool>>,
     dial: Dial,
 }
+
+type Pool = hyper_util::client::legacy::Client<Dial, Full<Bytes>>;
 
 impl Client {
     /// Over this connector; nothing is dialled before the first call.
     #[must_use]
     pub fn new(connector: Arc<dyn Connector>) -> Self {
         let dial = Dial(connector);
-        let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+        Self { pool: Arc::new(RwLock::new(Self::pool(dial.clone()))), dial }
+    }
+
+    fn pool(dial: Dial) -> Pool {
+        hyper_util::client::legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_FOR)
             .pool_max_idle_per_host(2)
             .http1_max_buf_size(64 << 10)
-            .build(dial.clone());
-        Self { http, dial }
+            .build(dial)
+    }
+
+    /// Forgets the connections that are open, so that the next call dials anew, e.g. with a renewed certificate.
+    pub fn redial(&self) {
+        *self.pool.write().unwrap_or_else(PoisonError::into_inner) = Self::pool(self.dial.clone());
     }
 
     /// A machine asks to become a node.
@@ -199,12 +209,6 @@ impl Client {
         self.request(Method::POST, &format!("streams/{stream}/refused"), Some(error), ANSWER_WITHIN).await.map(drop)
     }
 
-    /// Closes the connections that are idle, so that the next call dials anew.
-    #[must_use]
-    pub fn fresh(&self) -> Self {
-        Self::new(self.dial.0.clone())
-    }
-
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -246,7 +250,8 @@ impl Client {
     }
 
     async fn send(&self, request: Request<Full<Bytes>>, within: Duration) -> Result<Response<Incoming>> {
-        let response = tokio::time::timeout(within, self.http.request(request))
+        let pool = self.pool.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let response = tokio::time::timeout(within, pool.request(request))
             .await
             .map_err(|_| {
                 Error::new(ErrorKind::Timeout, "control_plane_silent", "The control plane does not answer")

@@ -36,10 +36,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    control::ControlPlane,
-    tls::NodeCertificate,
-};
+use crate::{control::ControlPlane, tls::NodeCertificate};
 
 /// The protocol named in `Upgrade` when a connection becomes a raw stream.
 pub(crate) const UPGRADE: &str = "nephos-stream";
@@ -213,7 +210,8 @@ impl Handler {
                 if error.kind == ErrorKind::Internal {
                     tracing::error!(error = %error.chain(), "a node's request failed");
                 }
-                let status = StatusCode::from_u16(error.kind.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                let status =
+                    StatusCode::from_u16(error.kind.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 json(status, &error).unwrap_or_else(|_| empty(status))
             }
         }

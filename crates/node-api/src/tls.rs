@@ -54,8 +54,9 @@ pub struct NodeCertificate {
 impl NodeCertificate {
     /// Reads it; the signature is not checked here.
     pub fn parse(certificate: &CertificateDer<'_>) -> Result<Self> {
-        let refuse =
-            |why: &str| Error::new(ErrorKind::Unauthenticated, "bad_certificate", "Not a node's certificate").detail(why);
+        let refuse = |why: &str| {
+            Error::new(ErrorKind::Unauthenticated, "bad_certificate", "Not a node's certificate").detail(why)
+        };
         let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| refuse("it cannot be read"))?;
         let node = parsed
             .subject()
