@@ -1,0 +1,101 @@
+//! The guest's disk: an ext4 file system on the whole disk (so that growing it is one `resize2fs`), made without
+//! mounting anything and thus without root.
+
+use std::{fs, io::Write as _, path::Path, process::Stdio};
+
+use nephos_types::{Error, Result};
+
+use crate::{
+    command::{command, io_error, run},
+    grub::{self, Run},
+    toolbox::Toolbox,
+};
+
+/// What GRUB runs.
+pub(crate) const BOOT_SCRIPT: &str = include_str!("../guest/grub-boot");
+/// What `initrd-init` looks for.
+const LABEL: &str = "micro-root";
+/// Size of the disk; sparse, so this costs nothing.
+const SIZE_MIB: u32 = 128;
+const BLOCK: u64 = 4096;
+/// Named one by one, because the defaults change with releases and GRUB does not read all that are new. With a journal:
+/// guests get their power cut.
+const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,flex_bg,sparse_super,large_file,\
+                        huge_file,dir_nlink,extra_isize";
+
+/// Turns the root file system's folder into a bootable qcow2.
+pub(crate) fn make(tools: &Toolbox, root: &Path, scratch: &Path, out: &Path) -> Result<()> {
+    let script = scratch.join("grub-boot");
+    fs::write(&script, BOOT_SCRIPT).map_err(|error| io_error("writing", &script, error))?;
+    let core = root.join("boot/core.img");
+    grub::make_core(tools, &script, &core)?;
+
+    let raw = scratch.join("disk.raw");
+    run(tools
+        .command("mke2fs")?
+        .env("MKE2FS_CONFIG", "/dev/null")
+        .args(["-q", "-F", "-t", "ext4", "-m", "0", "-L", LABEL, "-I", "256", "-b"])
+        .arg(BLOCK.to_string())
+        .args(["-O", FEATURES, "-E", "root_owner=0:0,lazy_itable_init=0", "-J", "size=4", "-d"])
+        .arg(root)
+        .arg(&raw)
+        .arg(format!("{SIZE_MIB}M")))?;
+    give_to_root(tools, root, &raw)?;
+    let runs = locate(tools, &raw, "/boot/core.img")?;
+    grub::install(tools, &raw, &core, &runs)?;
+    run(command("qemu-img", ["convert", "-c", "-f", "raw", "-O", "qcow2"]).arg(&raw).arg(out)).map(drop)
+}
+
+/// mke2fs keeps the owners of the folder; in the guest everything belongs to root, whoever builds.
+fn give_to_root(tools: &Toolbox, root: &Path, raw: &Path) -> Result<()> {
+    let mut script = String::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(&folder).map_err(|error| io_error("reading", &folder, error))?.flatten() {
+            let path = entry.path();
+            let name = path.strip_prefix(root).unwrap_or(&path).display();
+            for field in ["uid", "gid"] {
+                script.push_str(&format!("set_inode_field \"/{name}\" {field} 0\n"));
+            }
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                open.push(path);
+            }
+        }
+    }
+    let mut child = tools
+        .command("debugfs")?
+        .args(["-w", "-f", "-"])
+        .arg(raw)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|error| Error::internal("`debugfs` could not be started", error))?;
+    let written = child.stdin.take().map_or(Ok(()), |mut input| input.write_all(script.as_bytes()));
+    let ended = child.wait();
+    match (written, ended) {
+        (Ok(()), Ok(status)) if status.success() => Ok(()),
+        (Err(error), _) | (_, Err(error)) => Err(io_error("writing", raw, error)),
+        (_, Ok(status)) => Err(Error::bug(format!("`debugfs` failed while building the image: {status}"))),
+    }
+}
+
+/// The sectors that a file of the file system lies in.
+fn locate(tools: &Toolbox, raw: &Path, file: &str) -> Result<Vec<Run>> {
+    let output = run(tools.command("debugfs")?.arg("-R").arg(format!("blocks {file}")).arg(raw))?;
+    let blocks: Vec<u64> =
+        String::from_utf8_lossy(&output).split_whitespace().map_while(|word| word.parse().ok()).collect();
+    let sectors = BLOCK / 512;
+    let mut runs: Vec<Run> = vec![];
+    for block in blocks {
+        let start = block * sectors;
+        match runs.last_mut() {
+            Some(run) if run.start + run.length == start => run.length += sectors,
+            _ => runs.push(Run { start, length: sectors }),
+        }
+    }
+    if runs.is_empty() {
+        return Err(Error::bug(format!("the disk holds no file {file}")));
+    }
+    Ok(runs)
+}
