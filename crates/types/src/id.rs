@@ -63,7 +63,7 @@ fn decode(text: &str) -> Option<u64> {
 }
 
 /// What all typed ids have in common; lets a store or a test be generic over the kind.
-pub trait Id: Copy + Eq + Ord + fmt::Display + FromStr<Err = Error> + Send + Sync + 'static {
+pub trait Id: Copy + Eq + Ord + fmt::Debug + fmt::Display + FromStr<Err = Error> + Send + Sync + 'static {
     /// The part before the dash.
     const PREFIX: &'static str;
     /// The 64 bits, for protocols whose identifiers embed them.
