@@ -177,7 +177,8 @@ impl Field {
     /// The argument; `position` where it has no flag, `many` where several resources may be named there.
     pub(crate) fn arg(&self, spec: &Spec, position: Option<usize>, many: bool) -> Arg {
         let mut arg = Arg::new(self.name.clone()).help(self.help()).required(self.required);
-        let noun = spec.noun();
+        // What must be given stands first.
+        arg = arg.display_order(if self.required { 0 } else { 1 });
         if let Some(position) = position {
             arg = arg.index(position).value_name(self.name.replace('_', "-").to_uppercase());
             if many {
@@ -185,17 +186,17 @@ impl Field {
             }
         } else {
             let flags = self.flags();
-            let (flag, aliases) = flags.split_first().map_or((String::new(), vec![]), |(f, rest)| (f.clone(), rest.to_vec()));
+            let (flag, aliases) =
+                flags.split_first().map_or((String::new(), vec![]), |(f, rest)| (f.clone(), rest.to_vec()));
             arg = arg.long(flag).aliases(aliases).value_name(self.value_name());
             if self.name == "labels" && spec.verb() == "list" {
                 arg = arg.short('l');
             }
-            if noun == self.name {
-                arg = arg.display_order(0);
-            }
         }
         match &self.kind {
-            Kind::Boolean => arg.num_args(0..=1).require_equals(true).default_missing_value("true").value_parser(boolean),
+            Kind::Boolean => {
+                arg.num_args(0..=1).require_equals(true).default_missing_value("true").value_parser(boolean)
+            }
             Kind::List(inner) | Kind::Map(inner) => {
                 arg = arg.action(ArgAction::Append);
                 if position.is_some() {
@@ -211,7 +212,6 @@ impl Field {
             kind => parsed_by(arg, kind.clone()),
         }
     }
-
 
     fn value_name(&self) -> String {
         match &self.kind {
@@ -362,7 +362,9 @@ fn integer(text: &str, min: Option<i128>, max: Option<i128>, unit: Option<Unit>)
 }
 
 fn json_object(text: &str) -> Result<Value, String> {
-    serde_json::from_str::<Map<String, Value>>(text).map(Value::Object).map_err(|why| format!("not a JSON object: {why}"))
+    serde_json::from_str::<Map<String, Value>>(text)
+        .map(Value::Object)
+        .map_err(|why| format!("not a JSON object: {why}"))
 }
 
 fn read_file(path: &str) -> Result<Value, String> {

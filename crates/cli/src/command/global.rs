@@ -6,10 +6,7 @@ use clap::{Arg, ArgAction, ArgMatches, parser::ValueSource};
 use nephos_types::Result;
 
 use super::quantity;
-use crate::{
-    output::Format,
-    terminal::{self, ColorChoice},
-};
+use crate::{output::Format, terminal::ColorChoice};
 
 /// The heading under which they stand in the long help.
 const HEADING: &str = "Flags of every command";
@@ -27,7 +24,7 @@ pub(crate) enum Wait {
 
 /// The global flags as given.
 #[derive(Clone, Debug)]
-pub struct Globals {
+pub(crate) struct Globals {
     pub(crate) format: Option<Format>,
     pub(crate) columns: Vec<String>,
     pub(crate) sort: Vec<String>,
@@ -61,12 +58,17 @@ pub(crate) fn args() -> Vec<Arg> {
             .value_name("FORMAT")
             .value_parser(Format::parser())
             .help("How to print the answer"),
-        flag("columns").short('c').value_name("A,B").value_delimiter(',').action(ArgAction::Append).help(
-            "Which columns, in this order; `help` lists them",
-        ),
-        flag("sort").value_name("[-]COLUMN").value_delimiter(',').action(ArgAction::Append).help(
-            "Order by these columns; `-` reverses",
-        ),
+        flag("columns")
+            .short('c')
+            .value_name("A,B")
+            .value_delimiter(',')
+            .action(ArgAction::Append)
+            .help("Which columns, in this order; `help` lists them"),
+        flag("sort")
+            .value_name("[-]COLUMN")
+            .value_delimiter(',')
+            .action(ArgAction::Append)
+            .help("Order by these columns; `-` reverses"),
         switch("no-header").help("No line with the columns' names"),
         switch("quiet").short('q').help("Print only names or ids, and no progress"),
         switch("all").help("All pages of a list"),
@@ -79,11 +81,15 @@ pub(crate) fn args() -> Vec<Arg> {
             .help("Wait for started work to end, at most this long; this is the default"),
         switch("no-wait").conflicts_with("@wait").help("Return as soon as the work is started"),
         switch("yes").short('y').help("Do not ask before deleting"),
-        flag("timeout").value_name("DURATION").value_parser(quantity::duration).help("Give up after this long; the work goes on"),
+        flag("timeout")
+            .value_name("DURATION")
+            .value_parser(quantity::duration)
+            .help("Give up after this long; the work goes on"),
         flag("url").value_name("URL").help("Which cloud; before NEPHOS_URL"),
-        flag("cloud").visible_alias("context").value_name("NAME").help(
-            "Which entry of clouds.yaml or of `nephos login`; before NEPHOS_CLOUD",
-        ),
+        flag("cloud")
+            .visible_alias("context")
+            .value_name("NAME")
+            .help("Which entry of clouds.yaml or of `nephos login`; before NEPHOS_CLOUD"),
         flag("project").short('p').value_name("NAME").help("Work in this project"),
         flag("verbose").short('v').action(ArgAction::Count).help("Say more; twice: every request"),
         switch("debug").help("Every request with its body, secrets masked"),
@@ -131,7 +137,7 @@ impl Globals {
         let color = if switch("@no-color") {
             ColorChoice::Never
         } else {
-            source("@color").and_then(|matches| matches.get_one("@color")).copied().unwrap_or(terminal::ColorChoice::Auto)
+            source("@color").and_then(|matches| matches.get_one("@color")).copied().unwrap_or(ColorChoice::Auto)
         };
         Self {
             format: source("@format").and_then(|matches| matches.get_one("@format")).copied(),

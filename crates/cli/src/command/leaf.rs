@@ -6,7 +6,7 @@ use nephos_types::{Error, Result};
 use serde_json::{Map, Value};
 
 use super::{
-    field::{self, Field, Kind},
+    field::{self, Kind},
     global,
 };
 
@@ -56,21 +56,18 @@ pub(crate) fn complete(command: Command) -> Command {
     if let Some(file) = file_arg(entry) {
         args.push(file);
     }
-    args.extend(global::args().into_iter().filter_map(|arg| without_taken(arg, &taken, &fields, spec.verb())));
+    // A global flag gives way to a field of the same name.
+    let globals = global::args().into_iter().filter(|arg| {
+        let mut names = arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default());
+        !names.any(|name| taken.iter().any(|flag| flag == name))
+    });
+    // The help of the program explains them; here they would hide what is particular.
+    args.extend(globals.map(|arg| arg.hide_long_help(true)));
     let mut long = spec.summary.to_owned();
     if !spec.description.is_empty() {
         long = format!("{long}.\n\n{}", spec.description);
     }
     command.long_about(long).args(args).after_help("More, with examples: --help").after_long_help(examples(entry))
-}
-
-/// A global flag gives way to a field of the same name.
-fn without_taken(arg: Arg, taken: &[String], fields: &[Field], verb: &str) -> Option<Arg> {
-    if arg.get_long().is_some_and(|long| taken.iter().any(|flag| flag == long)) {
-        return None;
-    }
-    let labels = verb == "list" && fields.iter().any(|field| field.name == "labels");
-    if labels && arg.get_short() == Some('l') { None } else { Some(arg) }
 }
 
 fn file_arg(entry: &Entry) -> Option<Arg> {
@@ -79,20 +76,30 @@ fn file_arg(entry: &Entry) -> Option<Arg> {
         Some(file.required(true).help("The file to send; `-` is standard input"))
     } else if entry.answer == AnswerKind::Download {
         Some(file.help("Where to write it; `-` is standard output"))
+    } else if upload_after(entry).is_some() {
+        Some(file.help("A file to send into it at once; `-` is standard input"))
     } else {
         None
     }
 }
 
+/// The operation that sends a file into what this one creates: `image.upload` for `image.create`.
+pub(crate) fn upload_after(entry: &Entry) -> Option<&'static Entry> {
+    let upload = self::entry(&format!("{}.upload", entry.spec.noun()))?;
+    let creates = entry.spec.effect == Effect::Creates && entry.spec.verb() == "create" && !entry.spec.upload;
+    (creates && upload.spec.upload && entry.answer == AnswerKind::Json).then_some(upload)
+}
+
 fn examples(entry: &Entry) -> String {
-    if entry.spec.examples.is_empty() {
-        return String::new();
+    let mut text = String::new();
+    if !entry.spec.examples.is_empty() {
+        text.push_str("Examples:\n");
     }
-    let mut text = String::from("Examples:\n");
     for example in entry.spec.examples {
         text.push_str(&format!("  # {}\n  {}\n", example.title, example.command));
     }
-    text.push_str(&format!("\nAs a request: {} {}", entry.spec.method.as_str(), entry.spec.path));
+    text.push_str(&format!("\nAs a request: {} {}\n", entry.spec.method.as_str(), entry.spec.path));
+    text.push_str("Flags of every command (-o, -c, -q, -y, --wait, --project, …): nephos --help");
     text
 }
 

@@ -35,9 +35,11 @@ impl Unit {
             return None;
         }
         if self == Self::Second {
-            return Some(seconds_in(suffix).map(|factor| number.saturating_mul(factor)).ok_or_else(|| {
-                format!("`{suffix}` is no unit of time; use s, m, h, d, as in 90s")
-            }));
+            return Some(
+                seconds_in(suffix)
+                    .map(|factor| number.saturating_mul(factor))
+                    .ok_or_else(|| format!("`{suffix}` is no unit of time; use s, m, h, d, as in 90s")),
+            );
         }
         let Some(power) = binary_power(suffix) else {
             return Some(Err(format!("`{suffix}` is no unit of size; use K, M, G, T, as in 512M")));
@@ -49,7 +51,10 @@ impl Unit {
             Self::Gibibyte => 1 << 30,
         };
         if bytes % divisor != 0 {
-            return Some(Err(format!("{text} is no whole number of {}", if self == Self::Gibibyte { "GiB" } else { "MiB" })));
+            return Some(Err(format!(
+                "{text} is no whole number of {}",
+                if self == Self::Gibibyte { "GiB" } else { "MiB" }
+            )));
         }
         Some(u64::try_from(bytes / divisor).map_err(|_| format!("{text} is too much")))
     }

@@ -34,6 +34,7 @@ pub(crate) fn build(name: &'static str, version: &'static str, local: &[LocalCom
         }
     }
     let mut root = Command::new(name)
+        .bin_name(name)
         .version(version)
         .about("A private cloud in one program")
         .disable_help_subcommand(true)
@@ -76,7 +77,11 @@ fn noun_command(noun: &str, entries: &[&'static Entry], more: &[&LocalCommand]) 
 fn operation_command(entry: &'static Entry) -> Command {
     let verb = leaf::verb(entry);
     let aliases = VERB_ALIASES.iter().find(|(name, _)| *name == verb).map_or(&[][..], |(_, aliases)| *aliases);
-    Command::new(verb).about(entry.spec.summary).display_name(entry.spec.name).aliases(aliases.iter().copied()).defer(leaf::complete)
+    Command::new(verb)
+        .about(entry.spec.summary)
+        .display_name(entry.spec.name)
+        .aliases(aliases.iter().copied())
+        .defer(leaf::complete)
 }
 
 /// Adds the global flags that a local command does not define itself.
