@@ -29,6 +29,8 @@ impl Methods {
     pub const TOKEN: Self = Self(2);
     /// With an application credential.
     pub const APPLICATION_CREDENTIAL: Self = Self(4);
+    /// With a request signed by an access key.
+    pub const ACCESS_KEY: Self = Self(8);
 
     /// Both together.
     #[must_use]
@@ -38,10 +40,13 @@ impl Methods {
 
     /// Keystone's words for them.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        [(Self::PASSWORD, "password"), (Self::TOKEN, "token"), (Self::APPLICATION_CREDENTIAL, "application_credential")]
-            .into_iter()
-            .filter(move |(method, _)| self.0 & method.0 != 0)
-            .map(|(_, name)| name)
+        const NAMES: [(Methods, &str); 4] = [
+            (Methods::PASSWORD, "password"),
+            (Methods::TOKEN, "token"),
+            (Methods::APPLICATION_CREDENTIAL, "application_credential"),
+            (Methods::ACCESS_KEY, "ec2credential"),
+        ];
+        NAMES.into_iter().filter(move |(method, _)| self.0 & method.0 != 0).map(|(_, name)| name)
     }
 }
 
@@ -188,7 +193,7 @@ mod tests {
             any::<u64>().prop_map(|bits| TokenScope::Domain(DomainId::from_bits(bits))),
             Just(TokenScope::System),
         ];
-        (any::<(u64, u64, u32, i64, i64)>(), 0u8..8, proptest::option::of(1u64..), proptest::option::of(1u64..), scope)
+        (any::<(u64, u64, u32, i64, i64)>(), 0u8..16, proptest::option::of(1u64..), proptest::option::of(1u64..), scope)
             .prop_map(|((id, user, epoch, issued, expires), methods, parent, credential, scope)| Claims {
                 id: RevocationId::from_bits(id),
                 parent: parent.map(RevocationId::from_bits),
