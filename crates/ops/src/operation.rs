@@ -277,6 +277,7 @@ table! {
         CreateApplicationCredential, ListApplicationCredentials, ShowApplicationCredential, DeleteApplicationCredential,
         CreateAccessKey, ListAccessKeys, ShowAccessKey, DeleteAccessKey,
     ];
+    image: [CreateImage, UploadImage, DownloadImage, ListImages, ShowImage, UpdateImage, DeleteImage];
     system: [ListAudit, WatchEvents, BackUp];
 }
 
