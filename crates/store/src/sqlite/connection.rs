@@ -70,7 +70,14 @@ pub struct FileSummary {
 
 /// Holds the lock on a store's file while it lives.
 pub(super) struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing alone would leave it locked while a process being started still has a copy of the descriptor.
+        let _ = self.file.unlock();
+    }
 }
 
 impl Lock {
@@ -106,7 +113,7 @@ impl Lock {
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(unusable)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 

@@ -194,7 +194,12 @@ pub(super) fn backup(connection: &Connection, path: &Path) -> Result<()> {
         let target = partial.to_str().ok_or_else(|| {
             Error::invalid("invalid_path", "The backup's path is not readable text").next("choose another path", None)
         })?;
-        connection.execute("VACUUM INTO ?1", [target]).map_err(failed("The backup cannot be written"))?;
+        let broken = failed("The backup cannot be written");
+        // `query_only` would also forbid writing the copy.
+        connection.pragma_update(None, "query_only", false).map_err(&broken)?;
+        let copied = connection.execute("VACUUM INTO ?1", [target]);
+        connection.pragma_update(None, "query_only", true).map_err(&broken)?;
+        copied.map_err(&broken)?;
         file.sync_all()
             .and_then(|()| std::fs::rename(&partial, path))
             .and_then(|()| sync_folder(path))
