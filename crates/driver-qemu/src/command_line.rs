@@ -1,0 +1,158 @@
+//! From what a guest should be to QEMU's arguments. Pure.
+//!
+//! Invariant: no text that a caller controls reaches QEMU's option parser. Files are named by constants relative to the
+//! guest's run folder or are passed as open descriptors; numbers are numbers; addresses were checked when the guest was
+//! defined. Structured values go as JSON, where commas mean nothing.
+
+use std::os::fd::RawFd;
+
+use nephos_driver::{Accelerator, DiskFormat, GuestSpec, Interface, Protocol};
+use nephos_types::MIB;
+use serde_json::{Value, json};
+
+use crate::guest::{AGENT_SOCKET, CONSOLE_LOG, CONSOLE_SOCKET, DISK, QMP_SOCKET};
+
+/// The block node of the root disk, for QMP.
+pub(crate) const DISK_NODE: &str = "disk0";
+
+/// PCI ports that are free at the start, so that devices can be plugged in while the guest runs.
+const SPARE_PORTS: u8 = 4;
+
+/// What a start needs besides the definition.
+pub(crate) struct Launch<'a> {
+    /// The definition.
+    pub(crate) spec: &'a GuestSpec,
+    /// How instructions are executed.
+    pub(crate) accelerator: &'a Accelerator,
+    /// Descriptor of the base image, inherited by QEMU.
+    pub(crate) base: Option<(RawFd, DiskFormat)>,
+    /// Descriptor of the configuration drive, inherited by QEMU.
+    pub(crate) config_drive: Option<RawFd>,
+    /// Wait for `cont` before the first instruction.
+    pub(crate) paused: bool,
+}
+
+/// The arguments, without the program's name.
+pub(crate) fn arguments(launch: &Launch<'_>) -> Vec<String> {
+    let spec = launch.spec;
+    let mut line = Line::default();
+    line.option("-name", &spec.id.to_string());
+    line.flag("-no-user-config");
+    line.flag("-nodefaults");
+    line.option("-display", "none");
+    line.option("-machine", "q35");
+    match launch.accelerator {
+        Accelerator::Kvm => {
+            line.option("-accel", "kvm");
+            line.option("-cpu", "host");
+        }
+        Accelerator::Tcg { .. } | Accelerator::None => {
+            // The default translation buffer is 1 GiB; 64 MiB is no slower.
+            line.option("-accel", "tcg,tb-size=64");
+            line.option("-cpu", "max");
+        }
+    }
+    line.option("-smp", &spec.vcpus.to_string());
+    line.option("-m", &format!("size={}M", spec.memory.0 / MIB));
+    line.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    // A guest that has switched itself off stays until it has been noticed, so that it can be told from a crash.
+    line.option("-action", "shutdown=pause");
+    if launch.paused {
+        line.flag("-S");
+    }
+    line.option("-vga", "std");
+    line.device(json!({ "driver": "virtio-rng-pci" }));
+    for port in 0..SPARE_PORTS {
+        let number = port + 1;
+        line.device(
+            json!({ "driver": "pcie-root-port", "id": format!("spare{port}"), "chassis": number, "slot": number }),
+        );
+    }
+    disk(&mut line, launch);
+    for (place, interface) in spec.interfaces.iter().enumerate() {
+        network(&mut line, place, interface);
+    }
+    let socket = |id: &str, path: &str| format!("socket,id={id},path={path},server=on,wait=off");
+    line.option("-chardev", &format!("{},logfile={CONSOLE_LOG},logappend=on", socket("console0", CONSOLE_SOCKET)));
+    line.option("-serial", "chardev:console0");
+    line.device(json!({ "driver": "virtio-serial-pci" }));
+    line.option("-chardev", &socket("agent0", AGENT_SOCKET));
+    line.device(json!({ "driver": "virtserialport", "chardev": "agent0", "name": "org.qemu.guest_agent.0" }));
+    line.option("-chardev", &socket("qmp0", QMP_SOCKET));
+    line.option("-mon", "chardev=qmp0,mode=control");
+    line.0
+}
+
+fn disk(line: &mut Line, launch: &Launch<'_>) {
+    let inherited = |line: &mut Line, set: u8, fd: RawFd| {
+        line.option("-add-fd", &format!("fd={fd},set={set}"));
+        json!({ "driver": "file", "filename": format!("/dev/fdset/{set}") })
+    };
+    let base = launch.base.map(|(fd, format)| (inherited(line, 1, fd), format));
+    let mut overlay = json!({
+        "node-name": DISK_NODE,
+        "driver": "qcow2",
+        "file": { "driver": "file", "filename": DISK, "aio": "threads" },
+        "discard": "unmap",
+        // Never what the overlay's own header names: QEMU opens what it is given and nothing else.
+        "backing": Value::Null,
+    });
+    match base {
+        Some((file, DiskFormat::Qcow2)) => {
+            overlay["backing"] = json!({ "driver": "qcow2", "read-only": true, "file": file, "backing": Value::Null });
+        }
+        Some((file, DiskFormat::Raw)) => {
+            overlay["backing"] = json!({ "driver": "raw", "read-only": true, "file": file });
+        }
+        Some((file, DiskFormat::Iso)) => {
+            line.blockdev(json!({ "node-name": "cd0", "driver": "raw", "read-only": true, "file": file }));
+            line.device(json!({ "driver": "ide-cd", "drive": "cd0", "bootindex": 2 }));
+        }
+        None => {}
+    }
+    line.blockdev(overlay);
+    line.device(json!({ "driver": "virtio-blk-pci", "drive": DISK_NODE, "bootindex": 1 }));
+    if let Some(fd) = launch.config_drive {
+        let file = inherited(line, 2, fd);
+        line.blockdev(json!({ "node-name": "config0", "driver": "raw", "read-only": true, "file": file }));
+        line.device(json!({ "driver": "virtio-blk-pci", "drive": "config0" }));
+    }
+}
+
+fn network(line: &mut Line, place: usize, interface: &Interface) {
+    match interface {
+        Interface::User { mac, forwards } => {
+            let mut backend = format!("user,id=net{place},restrict=on");
+            for forward in forwards {
+                let protocol = match forward.protocol {
+                    Protocol::Tcp => "tcp",
+                    Protocol::Udp => "udp",
+                };
+                let (host, guest) = (forward.host_port, forward.guest_port);
+                backend.push_str(&format!(",hostfwd={protocol}:127.0.0.1:{host}-:{guest}"));
+            }
+            line.option("-netdev", &backend);
+            line.device(json!({ "driver": "virtio-net-pci", "netdev": format!("net{place}"), "mac": mac }));
+        }
+    }
+}
+
+/// Arguments under construction.
+#[derive(Default)]
+struct Line(Vec<String>);
+
+impl Line {
+    fn flag(&mut self, flag: &str) {
+        self.0.push(flag.to_owned());
+    }
+    fn option(&mut self, option: &str, value: &str) {
+        self.0.push(option.to_owned());
+        self.0.push(value.to_owned());
+    }
+    fn device(&mut self, device: Value) {
+        self.option("-device", &device.to_string());
+    }
+    fn blockdev(&mut self, node: Value) {
+        self.option("-blockdev", &node.to_string());
+    }
+}

@@ -1,0 +1,270 @@
+//! Processes that outlive the agent: started detached, found again after its restart, watched and ended whether they
+//! are children or not.
+//!
+//! A process is known by its id, its start time and the machine's boot, so that another process that was given the same
+//! id later is never taken for it.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+        unix::process::{CommandExt, ExitStatusExt},
+    },
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Mutex,
+    time::Duration,
+};
+
+use nephos_driver::Usage;
+use nephos_types::Bytes;
+use rustix::{
+    fs::{Gid, Uid},
+    process::{Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions},
+};
+use serde::{Deserialize, Serialize};
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// Which process it is, across restarts of the agent and of the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    /// Process id.
+    pub(crate) pid: u32,
+    /// Start time in clock ticks since the machine's boot.
+    start_time: u64,
+    /// The machine's boot.
+    boot: String,
+}
+
+/// The rights of a process.
+#[derive(Clone, Debug)]
+pub(crate) struct Rights {
+    /// User and group, if they differ from the agent's.
+    pub(crate) owner: Option<(Uid, Gid)>,
+    /// Further groups.
+    pub(crate) groups: Vec<Gid>,
+}
+
+/// How to start a process.
+pub(crate) struct Launch<'a> {
+    pub(crate) program: &'a Path,
+    pub(crate) arguments: &'a [String],
+    /// Its working folder.
+    pub(crate) folder: BorrowedFd<'a>,
+    pub(crate) rights: &'a Rights,
+    /// Descriptors that it inherits under their numbers, besides the standard ones.
+    pub(crate) inherited: &'a [RawFd],
+    pub(crate) output: Stdio,
+    pub(crate) errors: Stdio,
+    /// Bounds of CPU seconds and address space; none for guests.
+    pub(crate) limits: Option<Limits>,
+}
+
+/// Bounds for helper programs.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) cpu_seconds: u64,
+    pub(crate) address_space: Bytes,
+}
+
+impl Launch<'_> {
+    /// Starts it in a session of its own, so that no signal to the agent's group reaches it.
+    pub(crate) fn spawn(self) -> io::Result<Child> {
+        let mut command = Command::new(self.program);
+        command.args(self.arguments).stdin(Stdio::null()).stdout(self.output).stderr(self.errors);
+        // What a guest's process needs of the environment is nothing but where programs are.
+        command.env_clear();
+        if let Some(path) = std::env::var_os("PATH") {
+            command.env("PATH", path);
+        }
+        let folder = self.folder.as_raw_fd();
+        let inherited = self.inherited.to_vec();
+        let rights = self.rights.clone();
+        let limits = self.limits;
+        let prepare = move || -> io::Result<()> {
+            // SAFETY: the descriptors are open in the parent until `spawn` returns, hence also here.
+            let borrow = |fd: RawFd| unsafe { BorrowedFd::borrow_raw(fd) };
+            for fd in &inherited {
+                rustix::io::fcntl_setfd(borrow(*fd), rustix::io::FdFlags::empty())?;
+            }
+            rustix::process::fchdir(borrow(folder))?;
+            rustix::process::setsid()?;
+            let bound = |resource, value| {
+                rustix::process::setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })
+            };
+            bound(Resource::Core, 0)?;
+            if let Some(limits) = limits {
+                bound(Resource::Cpu, limits.cpu_seconds)?;
+                bound(Resource::As, limits.address_space.0)?;
+            }
+            if let Some((uid, gid)) = rights.owner {
+                rustix::thread::set_thread_groups(&rights.groups)?;
+                rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+                rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+            }
+            Ok(())
+        };
+        // SAFETY: `prepare` makes system calls only: it neither allocates nor locks, so it may run between fork and exec.
+        unsafe { command.pre_exec(prepare) };
+        command.spawn()
+    }
+}
+
+/// A running process, held by a descriptor that cannot come to mean another one.
+pub(crate) struct Process {
+    identity: Identity,
+    handle: AsyncFd<OwnedFd>,
+    /// To reap it, if it is our child.
+    child: Mutex<Option<Child>>,
+}
+
+impl Process {
+    /// Takes hold of a child.
+    pub(crate) fn of_child(child: Child) -> io::Result<Self> {
+        let identity = Identity::of(child.id())?;
+        let mut process = Self::open(&identity)?.ok_or(ErrorKind::NotFound)?;
+        process.child = Mutex::new(Some(child));
+        Ok(process)
+    }
+
+    /// Takes hold of a process that is remembered; `None` if it has ended.
+    pub(crate) fn open(identity: &Identity) -> io::Result<Option<Self>> {
+        let Some(pid) = i32::try_from(identity.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        let handle = match rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            Ok(handle) => handle,
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        // Checked after the descriptor is held: from here on the id cannot be given to another process unnoticed.
+        match Identity::of(identity.pid) {
+            Ok(current) if current == *identity => {}
+            Ok(_) => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        // SAFETY: an `OwnedFd` keeps its descriptor open and the same until it is dropped.
+        let handle = unsafe { AsyncFd::register_with_interest(handle, Interest::READABLE) }?;
+        Ok(Some(Self { identity: identity.clone(), handle, child: Mutex::new(None) }))
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Waits until it has ended; says how, if that is known.
+    pub(crate) async fn ended(&self) -> Option<String> {
+        // The descriptor becomes readable when the process ends and stays so, hence readiness is never cleared.
+        let _ = self.handle.readable().await;
+        let mut child = self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some(child) = child.as_mut() else {
+            // It may be a child of ours after all, started by an earlier driver of this process; if not, init reaps it.
+            let pid = i32::try_from(self.identity.pid).ok().and_then(Pid::from_raw);
+            let _ = rustix::process::waitpid(pid, WaitOptions::NOHANG);
+            return None;
+        };
+        let status = child.try_wait().ok()??;
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Some(format!("exit code {code}")),
+            (None, Some(signal)) => Some(format!("signal {signal}")),
+            (None, None) => None,
+        }
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        let mut fds = [rustix::event::PollFd::new(self.handle.get_ref(), rustix::event::PollFlags::IN)];
+        matches!(rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())), Ok(1..))
+    }
+
+    /// Ends it by force. It is gone when [`Process::ended`] returns.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        match rustix::process::pidfd_send_signal(self.handle.get_ref().as_fd(), Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// CPU time and resident memory.
+    pub(crate) fn usage(&self) -> io::Result<Usage> {
+        let stat = Stat::of(self.identity.pid)?;
+        if self.has_ended() {
+            return Ok(Usage::default());
+        }
+        let ticks = rustix::param::clock_ticks_per_second().max(1);
+        let cpu = Duration::from_secs(stat.cpu_ticks / ticks)
+            + Duration::from_millis((stat.cpu_ticks % ticks) * 1000 / ticks);
+        let memory = stat.resident_pages.saturating_mul(rustix::param::page_size() as u64);
+        Ok(Usage { cpu, memory: Bytes(memory) })
+    }
+}
+
+impl Identity {
+    /// Of a process that exists; a zombie does not.
+    fn of(pid: u32) -> io::Result<Self> {
+        let stat = Stat::of(pid)?;
+        if matches!(stat.state, 'Z' | 'X') {
+            return Err(ErrorKind::NotFound.into());
+        }
+        Ok(Self { pid, start_time: stat.start_time, boot: boot()? })
+    }
+
+    /// Whether the machine has not restarted since.
+    pub(crate) fn is_of_this_boot(&self) -> io::Result<bool> {
+        Ok(self.boot == boot()?)
+    }
+
+    /// The processes that work in this folder, found by looking at all of them.
+    pub(crate) fn working_in(folder: &Path) -> io::Result<Vec<Self>> {
+        let mut found = vec![];
+        for entry in fs::read_dir("/proc")? {
+            let entry = entry?;
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            if fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == folder)
+                && let Ok(identity) = Self::of(pid)
+            {
+                found.push(identity);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// This boot of the machine.
+fn boot() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// The fields in use of `/proc/<pid>/stat`, proc(5).
+struct Stat {
+    state: char,
+    cpu_ticks: u64,
+    start_time: u64,
+    resident_pages: u64,
+}
+
+impl Stat {
+    fn of(pid: u32) -> io::Result<Self> {
+        let text = match fs::read_to_string(format!("/proc/{pid}/stat")) {
+            // The process ended between opening and reading.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
+                return Err(ErrorKind::NotFound.into());
+            }
+            other => other?,
+        };
+        Self::parse(&text).ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "unexpected /proc/<pid>/stat"))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        // The second field is the program's name in parentheses and may hold anything, parentheses included.
+        let (_, rest) = text.rsplit_once(") ")?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+        Some(Self {
+            state: fields.first()?.chars().next()?,
+            cpu_ticks: number(14)?.checked_add(number(15)?)?,
+            start_time: number(22)?,
+            resident_pages: number(24)?,
+        })
+    }
+}

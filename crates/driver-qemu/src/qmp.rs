@@ -1,0 +1,262 @@
+//! The QEMU Machine Protocol: one JSON value per line over a Unix socket; commands are answered in order of their ids,
+//! events come in between. <https://www.qemu.org/docs/master/interop/qmp-spec.html>
+//!
+//! What comes from QEMU is not trusted more than what comes from a guest: messages are bounded, unknown ones ignored,
+//! and nothing waits for ever.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::{UnixStream, unix::OwnedWriteHalf},
+    sync::{mpsc, oneshot},
+    task::AbortHandle,
+    time::timeout,
+};
+
+/// The longest message that is accepted. Answers to the commands in use are a few kilobytes.
+const MAX_MESSAGE: usize = 1 << 20;
+/// Events that wait to be handled; when full, reading pauses.
+const EVENTS: usize = 64;
+
+/// Why a command has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum QmpError {
+    /// QEMU refused.
+    #[error("QEMU refused `{command}`: {description}")]
+    Refused {
+        /// What it was asked.
+        command: &'static str,
+        /// Its words.
+        description: String,
+    },
+    /// No answer in time.
+    #[error("QEMU did not answer `{0}` in time")]
+    Silent(&'static str),
+    /// The connection has ended.
+    #[error("the connection to QEMU has ended")]
+    Closed,
+    /// The other side does not speak the protocol.
+    #[error("not a QMP message: {0}")]
+    Protocol(String),
+    /// The socket failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Something that QEMU tells unasked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Event {
+    /// E.g. `SHUTDOWN`.
+    pub(crate) name: String,
+    /// Its data; `null` if there is none.
+    pub(crate) data: Value,
+}
+
+/// One line from QEMU.
+#[derive(Debug, PartialEq)]
+enum Message {
+    Greeting,
+    Return {
+        id: u64,
+        value: Value,
+    },
+    Error {
+        id: Option<u64>,
+        description: String,
+    },
+    Event(Event),
+    /// Something of a later version of the protocol.
+    Other,
+}
+
+/// Reads one message. Never panics, whatever the bytes.
+fn parse(line: &[u8]) -> Result<Message, QmpError> {
+    #[derive(Deserialize)]
+    struct Raw {
+        #[serde(rename = "QMP")]
+        greeting: Option<Value>,
+        #[serde(default, rename = "return", deserialize_with = "present")]
+        value: Option<Value>,
+        error: Option<RawError>,
+        event: Option<String>,
+        data: Option<Value>,
+        id: Option<Value>,
+    }
+    #[derive(Deserialize)]
+    struct RawError {
+        #[serde(default)]
+        desc: String,
+    }
+    /// `"return": null` is an answer, a missing `return` is none.
+    fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+        Value::deserialize(deserializer).map(Some)
+    }
+    let raw: Raw = serde_json::from_slice(line).map_err(|error| QmpError::Protocol(error.to_string()))?;
+    let id = raw.id.as_ref().and_then(Value::as_u64);
+    Ok(if let Some(name) = raw.event {
+        Message::Event(Event { name, data: raw.data.unwrap_or(Value::Null) })
+    } else if let Some(error) = raw.error {
+        Message::Error { id, description: error.desc }
+    } else if let (Some(id), Some(value)) = (id, raw.value) {
+        Message::Return { id, value }
+    } else if raw.greeting.is_some() {
+        Message::Greeting
+    } else {
+        Message::Other
+    })
+}
+
+/// The next line, without its end; `None` at the end of the stream. Not cancel safe.
+async fn read_line(reader: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>) -> Result<Option<()>, QmpError> {
+    line.clear();
+    loop {
+        let available = reader.fill_buf().await?;
+        if available.is_empty() {
+            return Ok(None);
+        }
+        let (taken, ended) = match available.iter().position(|byte| *byte == b'\n') {
+            Some(end) => (end + 1, true),
+            None => (available.len(), false),
+        };
+        if line.len() + taken > MAX_MESSAGE {
+            return Err(QmpError::Protocol(format!("longer than {MAX_MESSAGE} bytes")));
+        }
+        line.extend_from_slice(available.get(..taken).unwrap_or_default());
+        reader.consume(taken);
+        if ended {
+            return Ok(Some(()));
+        }
+    }
+}
+
+type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Value, String>>>>>;
+
+/// A connection to one QEMU. Closed when dropped.
+pub(crate) struct Client {
+    writer: tokio::sync::Mutex<OwnedWriteHalf>,
+    waiting: Waiting,
+    next: AtomicU64,
+    reader: AbortHandle,
+}
+
+impl Client {
+    /// Greets QEMU and enters command mode, within `limit`. Events arrive on the receiver, which ends with the
+    /// connection.
+    pub(crate) async fn connect(
+        stream: UnixStream,
+        limit: Duration,
+    ) -> Result<(Self, mpsc::Receiver<Event>), QmpError> {
+        let (read, write) = stream.into_split();
+        let mut reader = BufReader::new(read);
+        let mut line = vec![];
+        let greeting = async {
+            match read_line(&mut reader, &mut line).await? {
+                Some(()) => parse(&line),
+                None => Err(QmpError::Closed),
+            }
+        };
+        match timeout(limit, greeting).await.map_err(|_| QmpError::Silent("greeting"))?? {
+            Message::Greeting => {}
+            other => return Err(QmpError::Protocol(format!("a greeting was expected, not {other:?}"))),
+        }
+        let waiting = Waiting::default();
+        let (events, received) = mpsc::channel(EVENTS);
+        let answers = waiting.clone();
+        let reading = tokio::spawn(async move {
+            if let Err(error) = read_all(reader, &answers, events).await {
+                tracing::warn!(%error, "QMP connection failed");
+            }
+            // Whoever waits learns that no answer will come.
+            answers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        });
+        let client = Self {
+            writer: tokio::sync::Mutex::new(write),
+            waiting,
+            next: AtomicU64::new(1),
+            reader: reading.abort_handle(),
+        };
+        client.execute("qmp_capabilities", Value::Null, limit).await?;
+        Ok((client, received))
+    }
+
+    /// Runs a command, within `limit`.
+    pub(crate) async fn execute(
+        &self,
+        command: &'static str,
+        arguments: Value,
+        limit: Duration,
+    ) -> Result<Value, QmpError> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut request = json!({ "execute": command, "id": id });
+        if !arguments.is_null() {
+            request["arguments"] = arguments;
+        }
+        let mut bytes = request.to_string().into_bytes();
+        bytes.push(b'\n');
+        let (answer, answered) = oneshot::channel();
+        self.lock().insert(id, answer);
+        let exchange = async {
+            self.writer.lock().await.write_all(&bytes).await?;
+            match answered.await {
+                Ok(Ok(value)) => Ok(value),
+                Ok(Err(description)) => Err(QmpError::Refused { command, description }),
+                Err(_) => Err(QmpError::Closed),
+            }
+        };
+        let outcome = match self.reader.is_finished() {
+            true => Err(QmpError::Closed),
+            false => timeout(limit, exchange).await.unwrap_or(Err(QmpError::Silent(command))),
+        };
+        self.lock().remove(&id);
+        outcome
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Result<Value, String>>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+async fn read_all(
+    mut reader: impl AsyncBufRead + Unpin,
+    waiting: &Waiting,
+    events: mpsc::Sender<Event>,
+) -> Result<(), QmpError> {
+    let mut line = vec![];
+    while read_line(&mut reader, &mut line).await?.is_some() {
+        let answer = |id: u64, result| {
+            let waiter = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            if let Some(waiter) = waiter {
+                let _ = waiter.send(result);
+            }
+        };
+        match parse(&line)? {
+            Message::Return { id, value } => answer(id, Ok(value)),
+            Message::Error { id: Some(id), description } => answer(id, Err(description)),
+            Message::Event(event) => {
+                if events.send(event).await.is_err() {
+                    return Ok(());
+                }
+            }
+            Message::Error { id: None, description } => tracing::warn!(description, "QMP error without a command"),
+            Message::Greeting | Message::Other => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! The QEMU driver with real guests.
+
+mod contract;
+mod machine;
+mod surroundings;
