@@ -11,6 +11,7 @@
 mod agent;
 mod config;
 mod fleet;
+mod identity;
 mod images;
 mod inventory;
 mod reconcile;
@@ -22,3 +23,4 @@ mod streams;
 pub use agent::Agent;
 pub use config::{Backoff, Config};
 pub use fleet::{Fleet, simulated_config};
+pub use identity::{Join, RemoteNode};

@@ -5,6 +5,7 @@
 //!
 //! Must not know: where users, roles or revocations are kept; any front end's protocol.
 
+mod authority;
 mod keyring;
 pub mod password;
 mod policy;
@@ -12,6 +13,7 @@ pub mod throttle;
 pub mod token;
 mod vault;
 
+pub use authority::{Authority, ServerCertificate};
 pub use keyring::{Key, KeyRing, write_private};
 pub use policy::{Allowed, Policy, not_logged_in};
 pub use vault::Vault;

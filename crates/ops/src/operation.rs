@@ -278,6 +278,7 @@ table! {
         CreateAccessKey, ListAccessKeys, ShowAccessKey, DeleteAccessKey,
     ];
     image: [CreateImage, UploadImage, DownloadImage, ListImages, ShowImage, UpdateImage, DeleteImage];
+    node: [ListNodes, ShowNode, UpdateNode, DeleteNode, CreateJoinToken];
     system: [ListAudit, WatchEvents, BackUp];
 }
 
