@@ -1,0 +1,275 @@
+//! The family's state, and what it does on every request: say whose a token is.
+//!
+//! A token's signature is checked once and remembered; what it gives is looked up again whenever anything in the store
+//! has changed since. The lookups go to memory and cost microseconds, and there is nothing to invalidate.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use nephos_auth::{
+    KeyRing, Vault,
+    password::{Cost, Passwords},
+    throttle::{Limits, Throttle},
+    token::{self, Claims, TokenScope, invalid_token},
+};
+use nephos_ops::{Credentials, Identity, Login, Scope};
+use nephos_store::{Record, Revision, Store};
+use nephos_types::{AccessKeyId, Error, Name, ProjectId, Result, RoleId, Secret, Timestamp};
+
+use super::{
+    kinds::{AccessKey, AccessKeySecret, ApplicationCredential, Domain, Project, Revocation, Target, User},
+    roles,
+};
+use crate::{BoxFuture, Identify};
+
+/// Tokens remembered at most; beyond that all are forgotten, which costs each a signature check.
+const MAX_REMEMBERED: usize = 50_000;
+/// Older token keys that are still accepted after a rotation.
+const OLD_TOKEN_KEYS: usize = 2;
+/// How old the key that signs tokens may get before a start replaces it.
+const TOKEN_KEY_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// What an operator may choose.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long a token is good for.
+    pub token_life: Duration,
+    /// How costly a password's hash is.
+    pub cost: Cost,
+}
+
+impl Default for Options {
+    /// One hour, as in Keystone, and OWASP's recommendation.
+    fn default() -> Self {
+        Self { token_life: Duration::from_secs(3600), cost: Cost::Standard }
+    }
+}
+
+/// Something that a project may hold and that stands against deleting it.
+#[derive(Clone, Copy)]
+pub struct ProjectUse {
+    /// In the plural: `servers`.
+    pub what: &'static str,
+    /// How many there are.
+    pub count: fn(&Store, ProjectId) -> u64,
+    /// A counter that is above zero exactly while there are some; checked in the transaction that deletes the project.
+    /// Without one, who makes such a thing must `expect` the project's record.
+    pub counter: Option<fn(ProjectId) -> String>,
+}
+
+/// The family's state.
+pub struct Authority {
+    pub(super) store: Store,
+    pub(super) passwords: Passwords,
+    pub(super) vault: Vault,
+    pub(super) users: Throttle,
+    pub(super) addresses: Throttle,
+    pub(super) options: Options,
+    pub(super) project_uses: Vec<ProjectUse>,
+    token_keys: KeyRing,
+    remembered: RwLock<HashMap<Box<str>, Remembered>>,
+}
+
+#[derive(Clone)]
+struct Remembered {
+    claims: Arc<Claims>,
+    identity: Arc<Identity>,
+    at: Revision,
+}
+
+impl Authority {
+    /// Opens the keys in `<data>/keys` (or makes them) over a store that knows [`super::kinds`]. `project_uses` says
+    /// what stands against deleting a project.
+    pub fn open(store: Store, data: &Path, options: Options, project_uses: Vec<ProjectUse>) -> Result<Arc<Self>> {
+        let keys = data.join("keys");
+        let mut token_keys = KeyRing::open(&keys.join("token"))?;
+        if Timestamp::now().since(token_keys.active().created_at) > TOKEN_KEY_AGE {
+            token_keys.rotate(OLD_TOKEN_KEYS)?;
+        }
+        Ok(Arc::new(Self {
+            store,
+            passwords: Passwords::new(options.cost)?,
+            vault: Vault::new(KeyRing::open(&keys.join("vault"))?),
+            users: Throttle::new(Limits::USER),
+            addresses: Throttle::new(Limits::ADDRESS),
+            options,
+            project_uses,
+            token_keys,
+            remembered: RwLock::default(),
+        }))
+    }
+
+    /// Whose token this is, and what it gives now.
+    pub fn validate(&self, token: &str) -> Result<Arc<Identity>> {
+        // Read before anything else, so that what is looked up is at least as new as the entry says.
+        let at = self.store.revision();
+        let known = self.remembered.read().unwrap_or_else(PoisonError::into_inner).get(token).cloned();
+        let now = Timestamp::now();
+        if let Some(known) = &known
+            && known.at == at
+            && now < known.identity.expires_at
+        {
+            return Ok(Arc::clone(&known.identity));
+        }
+        let before = known.as_ref().map(|known| &known.identity);
+        let claims = match &known {
+            Some(known) => Arc::clone(&known.claims),
+            None => Arc::new(token::verify(&self.token_keys, token)?),
+        };
+        if now >= claims.expires_at || self.store.get::<Revocation>(claims.id).is_some() {
+            self.forget(token);
+            return Err(invalid_token());
+        }
+        let identity = match self.resolve(&claims, now) {
+            Ok(identity) => identity,
+            Err(error) => {
+                self.forget(token);
+                return Err(error);
+            }
+        };
+        // Keeping the same allocation when nothing changed saves the copies of whoever holds on to it.
+        let identity = match before {
+            Some(before) if **before == identity => Arc::clone(before),
+            _ => Arc::new(identity),
+        };
+        let mut remembered = self.remembered.write().unwrap_or_else(PoisonError::into_inner);
+        if remembered.len() >= MAX_REMEMBERED {
+            remembered.clear();
+        }
+        remembered.insert(token.into(), Remembered { claims, identity: Arc::clone(&identity), at });
+        Ok(identity)
+    }
+
+    fn forget(&self, token: &str) {
+        self.remembered.write().unwrap_or_else(PoisonError::into_inner).remove(token);
+    }
+
+    /// Signs claims.
+    pub(super) fn sign(&self, claims: &Claims) -> Result<Secret> {
+        token::issue(&self.token_keys, claims).parse()
+    }
+
+    /// What a token says, whatever has happened since.
+    pub(super) fn claims(&self, token: &Secret) -> Result<Claims> {
+        token::verify(&self.token_keys, token.reveal())
+    }
+
+    /// What claims give now; an error if their ground is gone.
+    pub(super) fn resolve(&self, claims: &Claims, now: Timestamp) -> Result<Identity> {
+        let user = self.active_user(claims).ok_or_else(invalid_token)?;
+        let (scope, target) = self.active_scope(claims.scope).ok_or_else(invalid_token)?;
+        let mut expires_at = claims.expires_at;
+        let mut restricted = false;
+        let held = target.map(|target| roles::on(&self.store, claims.user, target));
+        let mut held = held.map(|held| roles::expand(&self.store, held));
+        if let Some(id) = claims.application_credential {
+            let credential = self.store.get::<ApplicationCredential>(id).ok_or_else(invalid_token)?;
+            let end = credential.body.expires_at;
+            let project = credential.meta.project.map(TokenScope::Project);
+            if credential.body.user != claims.user || end.is_some_and(|end| end <= now) || project != Some(claims.scope)
+            {
+                return Err(invalid_token());
+            }
+            let given: BTreeSet<RoleId> = credential.body.roles.iter().copied().collect();
+            if !held.is_some_and(|held| given.is_subset(&held)) {
+                return Err(invalid_token());
+            }
+            held = Some(roles::expand(&self.store, given));
+            restricted = !credential.body.unrestricted;
+            expires_at = end.map_or(expires_at, |end| end.min(expires_at));
+        }
+        // A token for something on which one has no role (any more) is worth nothing.
+        if held.as_ref().is_some_and(BTreeSet::is_empty) {
+            return Err(invalid_token());
+        }
+        Ok(Identity {
+            user: claims.user,
+            user_name: name_of(&user)?,
+            user_domain: user.body.domain,
+            scope,
+            roles: held.map(|held| roles::names(&self.store, &held)).unwrap_or_default(),
+            issued_at: claims.issued_at,
+            expires_at,
+            login: Login {
+                token: Some(claims.id),
+                parent: claims.parent,
+                methods: claims.methods.names().map(str::to_owned).collect(),
+                application_credential: claims.application_credential,
+                restricted,
+            },
+        })
+    }
+
+    fn active_user(&self, claims: &Claims) -> Option<Arc<Record<User>>> {
+        let user = self.store.get::<User>(claims.user)?;
+        let usable = user.body.enabled
+            && user.body.epoch == claims.epoch
+            && self.store.get::<Domain>(user.body.domain)?.body.enabled;
+        usable.then_some(user)
+    }
+
+    /// The scope with names, if it can be used.
+    fn active_scope(&self, scope: TokenScope) -> Option<(Scope, Option<Target>)> {
+        Some(match scope {
+            TokenScope::Unscoped => (Scope::Unscoped, None),
+            TokenScope::System => (Scope::System, Some(Target::System)),
+            TokenScope::Domain(id) => {
+                let domain = self.store.get::<Domain>(id).filter(|domain| domain.body.enabled)?;
+                (Scope::Domain { id, name: domain.meta.name.clone()? }, Some(Target::Domain(id)))
+            }
+            TokenScope::Project(id) => {
+                let project = self.store.get::<Project>(id).filter(|project| project.body.enabled)?;
+                let domain = self.store.get::<Domain>(project.body.domain).filter(|domain| domain.body.enabled)?;
+                let scope = Scope::Project { id, name: project.meta.name.clone()?, domain: domain.meta.id };
+                (scope, Some(Target::Project(id)))
+            }
+        })
+    }
+
+    /// An access key's secret, and the identity it signs for: for front ends that check signatures.
+    pub fn access_key(&self, id: AccessKeyId) -> Result<(Secret, Arc<Identity>)> {
+        let key = self.store.get::<AccessKey>(id).ok_or_else(invalid_token)?;
+        let sealed = self.store.get::<AccessKeySecret>(id).ok_or_else(invalid_token)?;
+        let user = self.store.get::<User>(key.body.user).ok_or_else(invalid_token)?;
+        let project = key.meta.project.ok_or_else(invalid_token)?;
+        let now = Timestamp::now();
+        let mut claims = self.new_claims(&user, TokenScope::Project(project), token::Methods::ACCESS_KEY);
+        claims.application_credential = key.body.application_credential;
+        let identity = self.resolve(&claims, now)?;
+        Ok((self.vault.open(&id.to_string(), &sealed.body.sealed)?, Arc::new(identity)))
+    }
+
+    /// Claims that begin now.
+    pub(super) fn new_claims(&self, user: &Record<User>, scope: TokenScope, methods: token::Methods) -> Claims {
+        let now = Timestamp::now();
+        Claims {
+            id: nephos_types::RevocationId::new(),
+            parent: None,
+            user: user.meta.id,
+            epoch: user.body.epoch,
+            issued_at: now,
+            expires_at: now.plus(self.options.token_life),
+            methods,
+            application_credential: None,
+            scope,
+        }
+    }
+}
+
+/// The name of a record whose kind always has one.
+pub(super) fn name_of<K: nephos_store::Kind>(record: &Record<K>) -> Result<Name> {
+    record.meta.name.clone().ok_or_else(|| Error::bug(format!("{} {} has no name", K::NAME, record.meta.id)))
+}
+
+impl Identify for Authority {
+    fn identify<'a>(&'a self, credentials: &'a Credentials) -> BoxFuture<'a, Result<Arc<Identity>>> {
+        let identity = match credentials {
+            Credentials::Token(token) => self.validate(token),
+        };
+        Box::pin(std::future::ready(identity))
+    }
+}
