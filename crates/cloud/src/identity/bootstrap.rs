@@ -26,7 +26,7 @@ use super::{
 use crate::{CLOUD, name_claim};
 
 /// The domain that the first start makes, and in which names are looked up when a login names none.
-pub const DEFAULT_DOMAIN: &str = "default";
+pub(super) const DEFAULT_DOMAIN: &str = "default";
 
 /// The claim that says that there has been a first start; its owner is the administrator.
 const DONE: &str = "identity/first-start";

@@ -6,13 +6,24 @@
 //!
 //! Must not know: any front end's protocol, any other family's kinds (they register what a project may hold).
 
+mod access_key;
+mod application_credential;
+mod assignment;
 mod authority;
 mod bootstrap;
+mod domain;
+mod group;
 pub mod kinds;
+mod listing;
 mod login;
 mod names;
+mod privilege;
+mod project;
+mod removal;
+mod role;
 mod roles;
 mod token;
+mod user;
 
 use std::sync::Arc;
 
@@ -49,4 +60,53 @@ pub fn register(handlers: &mut Handlers, authority: &Arc<Authority>) {
     handlers.handle(authority, token::create);
     handlers.handle(authority, token::show);
     handlers.handle(authority, token::revoke);
+
+    handlers.handle_creation(authority, domain::create, domain::recall);
+    handlers.handle(authority, domain::list);
+    handlers.handle(authority, domain::show);
+    handlers.handle(authority, domain::update);
+    handlers.handle(authority, domain::delete);
+
+    handlers.handle_creation(authority, project::create, project::recall);
+    handlers.handle(authority, project::list);
+    handlers.handle(authority, project::show);
+    handlers.handle(authority, project::update);
+    handlers.handle(authority, project::delete);
+
+    handlers.handle_creation(authority, user::create, user::recall);
+    handlers.handle(authority, user::list);
+    handlers.handle(authority, user::show);
+    handlers.handle(authority, user::update);
+    handlers.handle(authority, user::delete);
+    handlers.handle(authority, user::set_password);
+    handlers.handle(authority, user::reset_password);
+
+    handlers.handle_creation(authority, group::create, group::recall);
+    handlers.handle(authority, group::list);
+    handlers.handle(authority, group::show);
+    handlers.handle(authority, group::update);
+    handlers.handle(authority, group::delete);
+    handlers.handle(authority, group::add_user);
+    handlers.handle(authority, group::remove_user);
+    handlers.handle(authority, group::users);
+
+    handlers.handle_creation(authority, role::create, role::recall);
+    handlers.handle(authority, role::list);
+    handlers.handle(authority, role::show);
+    handlers.handle(authority, role::update);
+    handlers.handle(authority, role::delete);
+
+    handlers.handle(authority, assignment::create);
+    handlers.handle(authority, assignment::list);
+    handlers.handle(authority, assignment::delete);
+
+    handlers.handle_creation(authority, application_credential::create, application_credential::recall);
+    handlers.handle(authority, application_credential::list);
+    handlers.handle(authority, application_credential::show);
+    handlers.handle(authority, application_credential::delete);
+
+    handlers.handle_creation(authority, access_key::create, access_key::recall);
+    handlers.handle(authority, access_key::list);
+    handlers.handle(authority, access_key::show);
+    handlers.handle(authority, access_key::delete);
 }
