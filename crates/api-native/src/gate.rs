@@ -40,8 +40,7 @@ impl Gate {
         request: RequestId,
         front_end: &'static str,
     ) -> Result<Context> {
-        let address = peer.address.map(|address| address.ip());
-        self.limiter.check(address).map_err(rate::refusal)?;
+        self.look(peer)?;
         let anyone = permission.0.contains(&Grant::Anyone);
         let identity = match token {
             Some(token) => match self.cloud.identify(Credentials::Token(token.to_owned())).await {
@@ -53,11 +52,20 @@ impl Gate {
             None => Err(missing()),
         };
         match &identity {
-            Ok(Some(identity)) => self.limiter.user(identity.user.bits()),
-            _ => self.limiter.anonymous(address),
+            Ok(Some(identity)) => self.limiter.user(identity.user.bits()).map_err(rate::refusal)?,
+            _ => self.anonymous(peer)?,
         }
-        .map_err(rate::refusal)?;
         Ok(self.context(identity?, peer, request, front_end))
+    }
+
+    /// Refuses an address that asked too often, without charging it.
+    pub(crate) fn look(&self, peer: &Peer) -> Result<()> {
+        self.limiter.check(peer.address.map(|address| address.ip())).map_err(rate::refusal)
+    }
+
+    /// Charges what needs no login to its address.
+    pub(crate) fn anonymous(&self, peer: &Peer) -> Result<()> {
+        self.limiter.anonymous(peer.address.map(|address| address.ip())).map_err(rate::refusal)
     }
 
     fn context(

@@ -9,18 +9,27 @@
 mod events;
 mod gate;
 mod input;
+mod openapi;
 mod rest;
 mod route;
 mod tunnel;
+mod xmlrpc;
 
 use std::{sync::Arc, time::Duration};
 
-use hyper::Response;
-use nephos_http::{Body, BoxFuture, Exchange, FrontEnd, rate::Limiter};
+use bytes::Bytes;
+use hyper::{
+    Method, Response, StatusCode,
+    header::{ALLOW, HeaderValue},
+};
+use nephos_http::{Body, BoxFuture, Exchange, FrontEnd, Seen, rate::Limiter};
 use nephos_ops::{Cloud, Entry};
-use nephos_types::Result;
+use nephos_types::{Error, ErrorKind, Result};
 
-use crate::{gate::Gate, route::Routes};
+use crate::{gate::Gate, route::Routes, xmlrpc::Methods};
+
+/// The path of the OpenAPI document.
+const OPENAPI: &str = "/openapi.json";
 
 /// The front end's bounds.
 #[derive(Clone, Debug)]
@@ -43,13 +52,21 @@ impl Default for Settings {
 pub struct Native {
     gate: Gate,
     routes: Routes,
+    methods: Methods,
+    openapi: Bytes,
     settings: Settings,
 }
 
 impl Native {
     /// The front end for these operations: in a cloud `nephos_ops::table()`.
     pub fn new(table: &'static [Entry], cloud: Cloud, limiter: Arc<Limiter>, settings: Settings) -> Result<Self> {
-        Ok(Self { gate: Gate::new(cloud, limiter), routes: Routes::new(table)?, settings })
+        Ok(Self {
+            gate: Gate::new(cloud, limiter),
+            routes: Routes::new(table)?,
+            methods: Methods::new(table),
+            openapi: openapi::document(table, settings.body_bytes).to_string().into(),
+            settings,
+        })
     }
 }
 
@@ -59,10 +76,39 @@ impl FrontEnd for Native {
     }
 
     fn prefixes(&self) -> &[&str] {
-        &["/v1"]
+        &["/v1", OPENAPI, xmlrpc::PATH]
     }
 
     fn handle(&self, exchange: Exchange) -> BoxFuture<'_, Response<Body>> {
-        Box::pin(self.rest(exchange))
+        let path = exchange.request.uri().path();
+        if path.starts_with(xmlrpc::PATH) {
+            Box::pin(self.xmlrpc(exchange))
+        } else if path == OPENAPI {
+            Box::pin(std::future::ready(self.openapi(&exchange)))
+        } else {
+            Box::pin(self.rest(exchange))
+        }
+    }
+}
+
+impl Native {
+    fn openapi(&self, exchange: &Exchange) -> Response<Body> {
+        let mut response = match self.gate.anonymous(&exchange.peer) {
+            Err(error) => nephos_http::error(&error, exchange.id),
+            Ok(()) if exchange.request.method() == Method::GET || exchange.request.method() == Method::HEAD => {
+                nephos_http::json(StatusCode::OK, self.openapi.clone())
+            }
+            Ok(()) => {
+                let error = Error::new(ErrorKind::MethodNotAllowed, "method_not_allowed", "This path is only read");
+                let mut response = nephos_http::error(&error, exchange.id);
+                response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+                response
+            }
+        };
+        if exchange.request.method() == Method::HEAD {
+            rest::strip(&mut response);
+        }
+        response.extensions_mut().insert(Seen { route: OPENAPI.into(), ..Seen::default() });
+        response
     }
 }

@@ -45,11 +45,7 @@ impl Native {
                 }
                 response
             }
-            Ok(Found::Nothing) => {
-                let error = Error::new(ErrorKind::NotFound, "path_not_found", "No such path")
-                    .next("see what there is: GET /openapi.json", None);
-                nephos_http::error(&error, id)
-            }
+            Ok(Found::Nothing) => nephos_http::error(&self.gate.anonymous(&peer).err().unwrap_or_else(no_path), id),
             Err(error) => nephos_http::error(&error, id),
         };
         if parts.method == Method::HEAD {
@@ -117,6 +113,11 @@ impl Native {
     }
 }
 
+/// The refusal of a path that leads nowhere.
+pub(crate) fn no_path() -> Error {
+    Error::new(ErrorKind::NotFound, "path_not_found", "No such path").next("see what there is: GET /openapi.json", None)
+}
+
 /// A request taken apart.
 struct Parsed<'a> {
     parts: &'a Parts,
@@ -160,7 +161,7 @@ fn stream(download: Download) -> Response<Body> {
 }
 
 /// Leaves of an answer what HEAD asks for.
-fn strip(response: &mut Response<Body>) {
+pub(crate) fn strip(response: &mut Response<Body>) {
     if let Some(length) = response.body().size_hint().exact()
         && response.status() != StatusCode::NO_CONTENT
     {

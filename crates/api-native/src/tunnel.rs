@@ -1,6 +1,9 @@
 //! Tunnels: a two-way byte stream over a WebSocket (RFC 6455) with binary frames.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
 
 use futures_util::{SinkExt, StreamExt};
 use hyper::{
@@ -117,7 +120,10 @@ fn lists(headers: &HeaderMap, name: HeaderName, word: &str) -> bool {
         .any(|value| value.trim().eq_ignore_ascii_case(word))
 }
 
-/// Carries bytes both ways. A client that does not answer one ping before the next is due counts as gone.
+/// Carries bytes both ways until one side ends.
+///
+/// The directions run beside each other: a stream whose other side waits until its output is taken (a terminal's echo)
+/// would otherwise block both for good. A client from which nothing is heard between two pings counts as gone.
 async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
     socket: WebSocketStream<S>,
     duplex: Box<dyn Duplex>,
@@ -126,47 +132,57 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
 ) {
     let (mut to_client, mut from_client) = socket.split();
     let (mut reader, mut writer) = tokio::io::split(duplex);
-    let mut pings = interval(keep_alive);
-    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    pings.tick().await;
-    let mut heard = true;
-    let mut chunk = vec![0; CHUNK_BYTES];
-    tokio::pin!(stopped);
-    let close = loop {
-        tokio::select! {
-            () = &mut stopped => break Some((CloseCode::Restart, "the server stops")),
-            read = reader.read(&mut chunk) => match read {
-                Ok(0) => break Some((CloseCode::Normal, "")),
-                Ok(count) => {
-                    let bytes = Bytes::copy_from_slice(chunk.get(..count).unwrap_or_default());
-                    if to_client.send(Message::Binary(bytes)).await.is_err() {
-                        break None;
+    let heard = AtomicBool::new(true);
+    let outgoing = async {
+        let mut pings = interval(keep_alive);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        pings.tick().await;
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            let message = tokio::select! {
+                read = reader.read(&mut chunk) => match read {
+                    Ok(0) => return Some((CloseCode::Normal, "")),
+                    Ok(count) => {
+                        Message::Binary(Bytes::copy_from_slice(chunk.get(..count).unwrap_or_default()))
                     }
+                    Err(error) => {
+                        tracing::debug!(%error, "tunnel broke");
+                        return Some((CloseCode::Error, "the stream broke"));
+                    }
+                },
+                _ = pings.tick() => {
+                    if !heard.swap(false, Relaxed) {
+                        return None;
+                    }
+                    Message::Ping(Bytes::new())
                 }
-                Err(error) => {
-                    tracing::debug!(%error, "tunnel broke");
-                    break Some((CloseCode::Error, "the stream broke"));
-                }
-            },
-            message = from_client.next() => {
-                heard = true;
-                let bytes = match message {
-                    Some(Ok(Message::Binary(bytes))) => bytes,
-                    Some(Ok(Message::Text(text))) => text.into(),
-                    Some(Ok(Message::Close(_)) | Err(_)) | None => break None,
-                    Some(Ok(_)) => continue,
-                };
-                if writer.write_all(&bytes).await.is_err() || writer.flush().await.is_err() {
-                    break Some((CloseCode::Normal, ""));
-                }
-            }
-            _ = pings.tick() => {
-                if !heard || to_client.send(Message::Ping(Bytes::new())).await.is_err() {
-                    break None;
-                }
-                heard = false;
+            };
+            if to_client.send(message).await.is_err() {
+                return None;
             }
         }
+    };
+    let incoming = async {
+        loop {
+            let message = from_client.next().await;
+            heard.store(true, Relaxed);
+            let bytes = match message {
+                Some(Ok(Message::Binary(bytes))) => bytes,
+                Some(Ok(Message::Text(text))) => text.into(),
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+                Some(Ok(_)) => continue,
+            };
+            if writer.write_all(&bytes).await.is_err() || writer.flush().await.is_err() {
+                return Some((CloseCode::Normal, ""));
+            }
+            // Taking the bytes may have taken its time, in which nobody listened for an answer to a ping.
+            heard.store(true, Relaxed);
+        }
+    };
+    let close = tokio::select! {
+        close = outgoing => close,
+        close = incoming => close,
+        () = stopped => Some((CloseCode::Restart, "the server stops")),
     };
     if let Some((code, reason)) = close {
         let _ = to_client.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;

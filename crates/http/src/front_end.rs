@@ -86,6 +86,8 @@ pub struct Seen {
     pub dialect: Option<&'static str>,
     /// The route's pattern or the method's name: one of a bounded set, never what a caller made up.
     pub route: Cow<'static, str>,
+    /// The status that the answer amounts to, where a protocol tells of failures in a 200.
+    pub code: Option<u16>,
     /// Whether the request may have changed something.
     pub changes: bool,
     /// Who asked.

@@ -297,7 +297,7 @@ impl Inner {
 
     fn record(&self, access: &Access<'_>, response: &Response<Body>) {
         let elapsed = access.begun.elapsed();
-        let code = response.status().as_u16();
+        let code = access.seen.code.unwrap_or(response.status().as_u16());
         let unknown = Cow::Borrowed("none");
         let route = if access.seen.route.is_empty() { &unknown } else { &access.seen.route };
         let dialect = access.seen.dialect.unwrap_or(access.name);

@@ -12,7 +12,10 @@ use std::{
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http_body_util::{BodyExt, Full};
-use hyper::{HeaderMap, Request, StatusCode, body::Bytes};
+use hyper::{
+    HeaderMap, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+};
 use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
     rt::TokioExecutor,
@@ -211,6 +214,9 @@ impl Core for Fake {
                 "probe.fail" => {
                     let kind = input.downcast::<Fail>().expect("its input").kind;
                     assert!(kind != "panic", "told to");
+                    if kind == "none" {
+                        return Ok(Box::new(()) as Box<dyn Any + Send>);
+                    }
                     let kind: ErrorKind = serde_json::from_value(Value::String(kind)).expect("a kind");
                     return Err(Error::new(kind, "told_to", "Told to fail").detail("by a test"));
                 }
@@ -309,14 +315,22 @@ impl Running {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> Answered {
+        let (parts, body) = self.request(method, path, headers, body.into()).await.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        Answered { status: parts.status, headers: parts.headers, body }
+    }
+
+    /// Sends a request without a body, and leaves the answer's body to be read.
+    pub(crate) async fn open(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Response<Incoming> {
+        self.request(method, path, headers, Bytes::new()).await
+    }
+
+    async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Bytes) -> Response<Incoming> {
         let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = self.client.request(request.body(Full::new(body.into())).unwrap()).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        Answered { status: parts.status, headers: parts.headers, body }
+        self.client.request(request.body(Full::new(body)).unwrap()).await.unwrap()
     }
 
     /// Sends a request with a good token, and JSON if there is a body.
