@@ -3,6 +3,9 @@
 //! Everything here is raw: kinds and ids are text, a record is one JSON text that only `stored` understands. Several
 //! processes may one day share one backend, so expectations, claims and bounds are checked inside the SQL transaction
 //! and never against an image in memory. The contract tests in `tests/it/contract.rs` are written against this trait.
+//!
+//! What several processes will need besides: the others' images must be fed. Records are, by the change log; claims
+//! and counters do not appear there yet.
 
 use std::{fmt, future::Future, path::PathBuf, pin::Pin, sync::Arc};
 

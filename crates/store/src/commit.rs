@@ -20,6 +20,7 @@ use crate::{
     error::closed,
     image::Image,
     record::Record,
+    stats::Counting,
     table::{AnyRecord, Outcome, Pending},
     transaction::Prepared,
     verify::{Comparison, Report},
@@ -82,6 +83,7 @@ pub(crate) struct Committer {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) image: Arc<Image>,
     pub(crate) feed: Arc<Feed>,
+    pub(crate) counting: Arc<Counting>,
     pub(crate) options: Options,
 }
 
@@ -146,7 +148,9 @@ impl Committer {
         let raws = batch.iter().map(|waiting| waiting.prepared.raw.clone()).collect();
         match self.backend.apply(raws).await {
             Ok(results) if results.len() == batch.len() => {
-                let mut accepted = Vec::with_capacity(batch.len());
+                let committed = results.iter().filter(|result| result.is_ok()).count();
+                self.counting.batch(committed, results.len() - committed, 0);
+                let mut accepted = Vec::with_capacity(committed);
                 for (waiting, result) in batch.into_iter().zip(results) {
                     match result {
                         Ok(position) => accepted.push((waiting, position)),
@@ -155,8 +159,12 @@ impl Committer {
                 }
                 self.show(accepted);
             }
-            Ok(_) => fail(batch, &Error::bug("The backend did not answer for each transaction")),
+            Ok(_) => {
+                self.counting.batch(0, 0, batch.len());
+                fail(batch, &Error::bug("The backend did not answer for each transaction"));
+            }
             Err(error) => {
+                self.counting.batch(0, 0, batch.len());
                 tracing::error!(error = %error.chain(), transactions = batch.len(), "a batch could not be written");
                 fail(batch, &error);
             }

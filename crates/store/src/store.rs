@@ -13,6 +13,7 @@ use crate::{
     error::closed,
     image::Image,
     record::Record,
+    stats::{Counting, Stats},
     watch::Feed,
 };
 
@@ -52,6 +53,7 @@ pub struct Store {
     feed: Arc<Feed>,
     backend: Arc<dyn Backend>,
     queue: mpsc::Sender<Message>,
+    counting: Arc<Counting>,
 }
 
 impl std::fmt::Debug for Store {
@@ -82,9 +84,16 @@ impl Store {
         }
 
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let committer = Committer { backend: backend.clone(), image: image.clone(), feed: feed.clone(), options };
+        let counting = Arc::new(Counting::default());
+        let committer = Committer {
+            backend: backend.clone(),
+            image: image.clone(),
+            feed: feed.clone(),
+            counting: counting.clone(),
+            options,
+        };
         tokio::spawn(committer.run(waiting));
-        Ok(Self { image, feed, backend, queue })
+        Ok(Self { image, feed, backend, queue, counting })
     }
 
     /// The record with this id.
@@ -133,6 +142,12 @@ impl Store {
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.feed.newest()
+    }
+
+    /// What was committed so far, and what waits.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.counting.now(self.queue.max_capacity() - self.queue.capacity())
     }
 
     /// Follows the changes after a revision, or from now on.

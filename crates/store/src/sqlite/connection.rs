@@ -260,6 +260,10 @@ pub(super) fn check(connection: &Connection) -> Result<Vec<String>> {
 /// Reads a file that nobody has open; it stays as it is.
 pub(super) fn inspect(path: &Path) -> Result<FileSummary> {
     let broken = failed("The database cannot be read");
+    if !path.is_file() {
+        return Err(Error::new(ErrorKind::NotFound, "file_not_found", "There is no such file")
+            .detail(path.display().to_string()));
+    }
     let connection =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
             .map_err(&broken)?;

@@ -10,6 +10,7 @@
 mod apply;
 mod connection;
 mod read;
+mod restore;
 mod trim;
 mod writer;
 
@@ -54,6 +55,15 @@ impl Sqlite {
     pub async fn inspect(path: impl AsRef<Path>) -> Result<FileSummary> {
         let path = path.as_ref().to_owned();
         blocking(move || connection::inspect(&path)).await
+    }
+
+    /// Makes a new store file out of a backup, after checking it; fails if there is one.
+    ///
+    /// Revisions go on far above those of the backup, so that a watch or an update that began before the restore is
+    /// told so, and is not mistaken for one that knows what came after.
+    pub async fn restore(backup: impl AsRef<Path>, path: impl Into<PathBuf>) -> Result<FileSummary> {
+        let (backup, path) = (backup.as_ref().to_owned(), path.into());
+        blocking(move || restore::restore(&backup, &path)).await
     }
 }
 

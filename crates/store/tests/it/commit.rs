@@ -170,6 +170,9 @@ async fn sixty_four_at_once_never_oversubscribe() {
         sum = (sum.0 + taken, sum.1 + refused);
     }
     assert_eq!(sum, (LIMIT, 64 * 20 - LIMIT));
+    let stats = fixture.store.stats();
+    assert_eq!((stats.committed, stats.refused, stats.failed, stats.waiting), (500, 64 * 20 - 500, 0, 0));
+    assert!(stats.batches < 64 * 20, "nobody shared a flush");
     fixture.sound().await;
     fixture.reopen().await;
     assert_eq!(fixture.store.counter("room"), LIMIT);

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use nephos_store::{Draft, Kind, Kinds, Query, Revision, Sqlite, Store};
+use nephos_store::{ChangeQuery, Draft, Kind, Kinds, Query, Revision, Sqlite, Store, WatchError};
 use nephos_types::{ErrorKind, Result, ServerId};
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
@@ -143,6 +143,37 @@ async fn a_backup_holds_what_was_acknowledged_before() {
     let report = store.verify().await.unwrap();
     assert!(report.is_sound() && report.ownerless_claims.is_empty(), "{report:#?}");
     store.commit(tx().create(Draft::new(id(1000), Server { size: 1, node: None }))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_restored_store_knows_its_old_watchers_from_new_ones() {
+    let fixture = Fixture::new().await;
+    fixture.store.commit(tx().create(server(1, 0))).await.unwrap();
+    let (copy, new) = (fixture.folder.path().join("copy.db"), fixture.folder.path().join("new.db"));
+    fixture.store.backup(&copy).await.unwrap();
+    fixture.store.commit(tx().create(server(2, 0))).await.unwrap();
+    let lost = fixture.store.get::<Server>(id(2)).unwrap();
+
+    // What a deleted store left behind must not be mistaken for the log of the new one.
+    let stray = fixture.folder.path().join("new.db-wal");
+    std::fs::write(&stray, "stray").unwrap();
+    Sqlite::restore(&copy, &new).await.unwrap();
+    assert!(!stray.exists());
+    assert_eq!(Sqlite::restore(&copy, &new).await.unwrap_err().code, "store_exists");
+    assert_eq!(Sqlite::restore(&fixture.path().with_extension("no"), &new).await.unwrap_err().code, "file_not_found");
+    assert_eq!(Sqlite::inspect(&copy).await.unwrap().newest, Revision(1), "the backup stays as it was");
+
+    let store = Store::open(Sqlite::open(&new).await.unwrap(), kinds()).await.unwrap();
+    let mut watch = store.watch(None);
+    assert_eq!(store.count::<Server>(&Query::all()), 1);
+    store.commit(tx().create(server(2, 0)).create(server(3, 0))).await.unwrap();
+    assert!(store.commit(tx().delete(&lost)).await.unwrap_err().is_conflict(), "same id, another history");
+    assert!(matches!(store.watch(Some(Revision(2))).next().await, Err(WatchError::Compacted { .. })));
+    assert_eq!(watch.next().await.unwrap().id, id(2).to_string());
+    // The audit trail from before is still there.
+    let trail = store.changes(&ChangeQuery::new().id(id(1))).await.unwrap();
+    assert_eq!(trail[0].revision, Revision(1));
+    assert!(store.verify().await.unwrap().is_sound());
 }
 
 #[tokio::test]
