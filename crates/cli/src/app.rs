@@ -7,6 +7,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind as Misuse},
 };
 use nephos_types::{Error, Result};
+use serde_json::Value;
 
 use crate::{
     client::Client,
@@ -14,7 +15,7 @@ use crate::{
         global, leaf,
         tree::{self, LocalCommand},
     },
-    exit, failure, local, perform,
+    exit, failure, local, output, perform,
     session::Session,
     terminal::{ColorChoice, Terminal},
 };
@@ -96,6 +97,19 @@ impl App {
         ExitCode::from(self.dispatch(&matches))
     }
 
+    /// What a command line (the program's name first) would call: the operation's name, and its input for each target.
+    /// Nothing is sent.
+    pub fn understand(&self, args: impl IntoIterator<Item = OsString>) -> Result<(&'static str, Vec<Value>)> {
+        let matches = self
+            .command_tree()
+            .try_get_matches_from(args)
+            .map_err(|error| Error::invalid("usage", "The command line is not understood").detail(error.to_string()))?;
+        let (path, leaf_matches) = path_of(&matches);
+        let entry = operation(&path)
+            .ok_or_else(|| Error::invalid("usage", format!("`{}` is not an operation", path.join(" "))))?;
+        Ok((entry.spec.name, leaf::inputs(entry, leaf_matches)?))
+    }
+
     fn dispatch(&self, root: &ArgMatches) -> u8 {
         let (path, leaf_matches) = path_of(root);
         let globals = global::Globals::of(root, leaf_matches);
@@ -157,9 +171,13 @@ fn operation(path: &[&str]) -> Option<&'static nephos_ops::Entry> {
 /// Help, the version, or a command line that is not understood.
 fn misuse(error: &clap::Error) -> u8 {
     if !error.use_stderr() {
-        // Nothing can be done about a reader that is gone.
-        let _ = error.print();
-        return exit::DONE;
+        let rendered = error.render();
+        let color = Terminal::detect(ColorChoice::Auto).out.color;
+        let text = if color { rendered.ansi().to_string() } else { rendered.to_string() };
+        return match output::write_out(leaf::show_help(&text).as_bytes()) {
+            Ok(()) => exit::DONE,
+            Err(_) => exit::FAILED,
+        };
     }
     // Of several suggestions the last is the closest.
     let text = |kind| match error.get(kind) {
@@ -176,6 +194,7 @@ fn misuse(error: &clap::Error) -> u8 {
         };
         eprint!("{}", failure::render(&refusal, &Terminal::detect(ColorChoice::Auto)));
     } else {
+        // Nothing can be done about a reader that is gone.
         let _ = error.print();
     }
     exit::USAGE

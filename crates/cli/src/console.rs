@@ -9,7 +9,7 @@ use nephos_ops::Tunnel;
 use nephos_types::{Error, Result};
 use nix::sys::termios::{self, SetArg, Termios};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
@@ -20,6 +20,8 @@ use crate::{exit, terminal::Terminal};
 const LEAVE: u8 = 0x1d;
 /// How long a script's console may be silent after its input ended, before it is left.
 const QUIET: Duration = Duration::from_secs(3);
+/// How long the last bytes may take on their way.
+const PARTING: Duration = Duration::from_secs(2);
 
 /// Connects this terminal, or the pipes in its place, with the console until either side leaves.
 pub(crate) async fn attach(tunnel: Tunnel, subject: &str, terminal: &Terminal, quiet: bool) -> Result<u8> {
@@ -38,6 +40,18 @@ pub(crate) async fn attach(tunnel: Tunnel, subject: &str, terminal: &Terminal, q
 
 async fn relay(tunnel: Tunnel) -> Result<u8> {
     let (mut from_guest, mut to_guest) = tokio::io::split(tunnel.0);
+    let outcome = carry(&mut from_guest, &mut to_guest).await;
+    // What was typed last is still under way: the other side hangs up when it has it.
+    let hang_up = async {
+        to_guest.shutdown().await?;
+        tokio::io::copy(&mut from_guest, &mut tokio::io::sink()).await
+    };
+    // A guest's side that is gone already needs no parting.
+    let _ = tokio::time::timeout(PARTING, hang_up).await;
+    outcome
+}
+
+async fn carry(from_guest: &mut (impl AsyncRead + Unpin), to_guest: &mut (impl AsyncWrite + Unpin)) -> Result<u8> {
     let mut keys = keyboard();
     let watch = |kind| signal(kind).map_err(|error| Error::internal("Signals cannot be watched for", error));
     let (mut interrupt, mut terminate, mut hang_up) =
@@ -55,8 +69,6 @@ async fn relay(tunnel: Tunnel) -> Result<u8> {
                     let leave = bytes.iter().position(|byte| *byte == LEAVE);
                     let bytes = bytes.get(..leave.unwrap_or(bytes.len())).unwrap_or_default();
                     if to_guest.write_all(bytes).await.is_err() || leave.is_some() {
-                        // The guest's side ending is how a console ends as well.
-                        let _ = to_guest.flush().await;
                         return Ok(exit::DONE);
                     }
                 }

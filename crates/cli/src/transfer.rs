@@ -9,11 +9,16 @@ use std::{
 
 use futures_util::StreamExt;
 use nephos_ops::Download;
-use nephos_types::{Bytes, Error, ErrorKind, Result};
+use nephos_types::{Bytes, Error, Result};
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
 
-use crate::{client::Upload, command::global::Globals, output::duration_words, terminal::Terminal};
+use crate::{
+    client::{Upload, broken_off},
+    command::global::Globals,
+    output::duration_words,
+    terminal::Terminal,
+};
 
 /// How much is read at once.
 const CHUNK: usize = 256 << 10;
@@ -111,13 +116,13 @@ async fn write_file(mut download: Download, part: &Path, globals: &Globals, term
     let mut meter = Meter::new("received", download.length, globals, terminal);
     let mut received: u64 = 0;
     while let Some(chunk) = download.body.next().await {
-        let chunk = chunk.map_err(|error| broken_off(&error))?;
+        let chunk = chunk.map_err(|error| broken_off(&error.to_string()))?;
         file.write_all(&chunk).await.map_err(refuse)?;
         received += chunk.len() as u64;
         meter.add(chunk.len());
     }
     if download.length.is_some_and(|length| length != received) {
-        return Err(Error::new(ErrorKind::Unavailable, "connection_lost", "The download is not complete"));
+        return Err(broken_off("the download is not complete"));
     }
     file.sync_all().await.map_err(refuse)?;
     meter.finish();
@@ -126,13 +131,9 @@ async fn write_file(mut download: Download, part: &Path, globals: &Globals, term
 
 async fn print(mut download: Download) -> Result<()> {
     while let Some(chunk) = download.body.next().await {
-        crate::output::write_out(&chunk.map_err(|error| broken_off(&error))?)?;
+        crate::output::write_out(&chunk.map_err(|error| broken_off(&error.to_string()))?)?;
     }
     Ok(())
-}
-
-fn broken_off(error: &std::io::Error) -> Error {
-    Error::new(ErrorKind::Unavailable, "connection_lost", "The download broke off").detail(error.to_string())
 }
 
 /// Counts bytes and says how far it is.

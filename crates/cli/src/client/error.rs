@@ -77,7 +77,7 @@ fn root_cause(error: &dyn StdError) -> String {
 }
 
 /// Nobody answers at that address.
-pub(super) fn unreachable(url: &str, why: &str) -> Error {
+fn unreachable(url: &str, why: &str) -> Error {
     Error::new(ErrorKind::Unavailable, "unreachable", format!("Cannot reach the cloud at {url}"))
         .detail(why.to_owned())
         .next("start it", Some("nephos up".into()))
@@ -86,7 +86,7 @@ pub(super) fn unreachable(url: &str, why: &str) -> Error {
 }
 
 /// The connection broke before the answer was complete.
-pub(super) fn broken_off(why: &str) -> Error {
+pub(crate) fn broken_off(why: &str) -> Error {
     Error::new(ErrorKind::Unavailable, "connection_lost", "The connection to the cloud was lost")
         .detail(why.to_owned())
         .next("look whether the change took place before repeating it", None)

@@ -19,7 +19,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use http::{Request, Response, StatusCode, Uri, header};
+use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::{client::legacy, rt::TokioExecutor};
@@ -29,6 +29,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use connect::Connector;
+pub(crate) use error::broken_off;
 pub use error::{is_unreachable, request_id};
 pub use request::Prepared;
 
@@ -80,7 +81,6 @@ pub struct Client {
     base: Arc<str>,
     token: Option<Arc<str>>,
     http: legacy::Client<Connector, Body>,
-    connector: Connector,
     observer: Option<Observer>,
 }
 
@@ -111,8 +111,8 @@ impl Client {
         let http = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(hyper_util::rt::TokioTimer::new())
             .retry_canceled_requests(false)
-            .build(connector.clone());
-        Ok(Self { base: base.into(), token: token.map(Into::into), http, connector, observer: None })
+            .build(connector);
+        Ok(Self { base: base.into(), token: token.map(Into::into), http, observer: None })
     }
 
     /// The same client with another token; connections stay shared.
@@ -284,10 +284,6 @@ impl Client {
             observer(traffic);
         }
     }
-
-    fn authority(&self) -> Result<Uri> {
-        self.base.parse().map_err(|error| Error::internal("the cloud's URL does not parse", error))
-    }
 }
 
 /// Turns any answer outside 2xx into the error it carries.
@@ -305,7 +301,7 @@ async fn body_of(response: Response<Incoming>) -> Result<Bytes> {
         .collect()
         .await
         .map(http_body_util::Collected::to_bytes)
-        .map_err(|cause| error::broken_off(&cause.to_string()))
+        .map_err(|cause| broken_off(&cause.to_string()))
 }
 
 fn to_value<O: Operation>(input: &O) -> Result<Value> {

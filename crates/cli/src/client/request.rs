@@ -91,21 +91,15 @@ impl Prepared {
     }
 }
 
-/// Arrays repeat their name, objects travel as JSON text, `null` is left out.
+/// Arrays and objects travel as JSON text; `null` was left out.
 fn push_query(url: &mut String, fields: &Map<String, Value>) {
     let mut separator = '?';
     for (name, value) in fields {
-        let values = match value {
-            Value::Array(values) => values.as_slice(),
-            other => std::slice::from_ref(other),
-        };
-        for value in values {
-            url.push(separator);
-            separator = '&';
-            url.extend(utf8_percent_encode(name, ESCAPED));
-            url.push('=');
-            url.extend(utf8_percent_encode(&plain(value), ESCAPED));
-        }
+        url.push(separator);
+        separator = '&';
+        url.extend(utf8_percent_encode(name, ESCAPED));
+        url.push('=');
+        url.extend(utf8_percent_encode(&plain(value), ESCAPED));
     }
 }
 
@@ -173,7 +167,7 @@ mod tests {
         let prepared = Prepared::of_operation("http://h:1", &SPEC, &input).unwrap();
         assert_eq!(
             prepared.uri.to_string(),
-            "http://h:1/v1/flavors/a%20b%2F%C3%A4%3F?labels=%7B%22a%22%3A%22b%22%7D&n=3&tags=x&tags=y%26z"
+            "http://h:1/v1/flavors/a%20b%2F%C3%A4%3F?labels=%7B%22a%22%3A%22b%22%7D&n=3&tags=%5B%22x%22%2C%22y%26z%22%5D"
         );
         assert!(prepared.body.is_none() && prepared.repeatable);
 

@@ -25,8 +25,8 @@ pub(crate) enum Kind {
     Integer { min: Option<i128>, max: Option<i128>, unit: Option<Unit> },
     /// Any number.
     Number,
-    /// Yes or no.
-    Boolean,
+    /// Yes or no; a switch where it is `no` unless said.
+    Boolean { switch: bool },
     /// Several of the same.
     List(Box<Kind>),
     /// Words to values.
@@ -57,7 +57,10 @@ pub(crate) fn fields(fields: &Fields) -> Vec<Field> {
             let raw = fields.raw(name).unwrap_or(&Value::Null);
             Field {
                 name: name.to_owned(),
-                kind: kind_of(name, schema, fields, 0),
+                kind: match kind_of(name, schema, fields, 0) {
+                    Kind::Boolean { .. } => Kind::Boolean { switch: raw.get("default") == Some(&Value::Bool(false)) },
+                    kind => kind,
+                },
                 required: fields.required(name),
                 description: fields.description(name).unwrap_or_default().to_owned(),
                 default: raw.get("default").filter(|value| is_worth_showing(value)).cloned(),
@@ -99,13 +102,14 @@ fn kind_of(name: &str, schema: &Value, fields: &Fields, depth: usize) -> Kind {
     };
     let bound = |key: &str| schema.get(key).and_then(Value::as_number).and_then(|n| n.to_string().parse().ok());
     match type_name {
-        "string" => Kind::Text {
-            long: schema.get("maxLength").and_then(Value::as_u64).is_some_and(|max| max > 255),
-            secret: is_secret(name),
-        },
+        "string" => {
+            let secret = is_secret(name) || schema.get("format").and_then(Value::as_str) == Some("password");
+            let long = schema.get("maxLength").and_then(Value::as_u64).is_some_and(|max| max > 255);
+            Kind::Text { long: long && !secret, secret }
+        }
         "integer" => Kind::Integer { min: bound("minimum"), max: bound("maximum"), unit: Unit::of(name) },
         "number" => Kind::Number,
-        "boolean" => Kind::Boolean,
+        "boolean" => Kind::Boolean { switch: false },
         "array" => {
             let items = schema.get("items").unwrap_or(&Value::Null);
             Kind::List(Box::new(kind_of(name, items, fields, depth + 1)))
@@ -194,7 +198,7 @@ impl Field {
             }
         }
         match &self.kind {
-            Kind::Boolean => {
+            Kind::Boolean { switch: true } => {
                 arg.num_args(0..=1).require_equals(true).default_missing_value("true").value_parser(boolean)
             }
             Kind::List(inner) | Kind::Map(inner) => {
@@ -286,7 +290,7 @@ impl Kind {
             Self::Integer { unit: Some(Unit::Second), .. } => "DURATION".to_owned(),
             Self::Integer { unit: Some(_), .. } => "SIZE".to_owned(),
             Self::Integer { .. } | Self::Number => "N".to_owned(),
-            Self::Boolean => "BOOL".to_owned(),
+            Self::Boolean { .. } => "BOOL".to_owned(),
             Self::List(inner) => inner.value_name(flag),
             Self::Map(_) => "KEY=VALUE".to_owned(),
             Self::Object(parts) => {
@@ -311,7 +315,7 @@ impl Kind {
             Self::Number => {
                 text.parse::<serde_json::Number>().map(Value::Number).map_err(|_| "not a number".to_owned())
             }
-            Self::Boolean => boolean(text),
+            Self::Boolean { .. } => boolean(text),
             Self::List(inner) => {
                 let items = text.split('+').map(|item| inner.parse(item)).collect::<Result<_, _>>()?;
                 Ok(Value::Array(items))

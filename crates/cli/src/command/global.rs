@@ -66,6 +66,7 @@ pub(crate) fn args() -> Vec<Arg> {
             .help("Which columns, in this order; `help` lists them"),
         flag("sort")
             .value_name("[-]COLUMN")
+            .allow_hyphen_values(true)
             .value_delimiter(',')
             .action(ArgAction::Append)
             .help("Order by these columns; `-` reverses"),

@@ -13,6 +13,14 @@ use super::{
 /// Id of the argument that names a file to send or to write.
 pub(crate) const FILE: &str = "@file";
 
+/// Stands for a blank in an example, so that the line is not wrapped; [`show_help`] puts the blank back.
+const UNBREAKABLE: char = '\u{e000}';
+
+/// Rendered help, ready to be shown: example lines can be copied as they stand.
+pub(crate) fn show_help(rendered: &str) -> String {
+    rendered.replace(UNBREAKABLE, " ")
+}
+
 /// The operation with this name.
 pub(crate) fn entry(name: &str) -> Option<&'static Entry> {
     nephos_ops::table().iter().find(|entry| entry.spec.name == name)
@@ -96,7 +104,8 @@ fn examples(entry: &Entry) -> String {
         text.push_str("Examples:\n");
     }
     for example in entry.spec.examples {
-        text.push_str(&format!("  # {}\n  {}\n", example.title, example.command));
+        let line = example.command.replace(' ', UNBREAKABLE.encode_utf8(&mut [0; 4]));
+        text.push_str(&format!("  # {}\n  {line}\n", example.title));
     }
     text.push_str(&format!("\nAs a request: {} {}\n", entry.spec.method.as_str(), entry.spec.path));
     text.push_str("Flags of every command (-o, -c, -q, -y, --wait, --project, …): nephos --help");

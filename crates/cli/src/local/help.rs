@@ -3,7 +3,7 @@
 use clap::{Arg, Command};
 use nephos_types::{Error, Result};
 
-use crate::{Invocation, LocalCommand, exit, output};
+use crate::{Invocation, LocalCommand, command::leaf, exit, output};
 
 /// Codes that the client itself gives, and what is behind them.
 const CODES: [(&str, &str); 9] = [
@@ -74,5 +74,5 @@ fn on_command(invocation: &Invocation<'_>, words: &[&str]) -> Result<String> {
                 .next("exit codes", Some("nephos help exit".into()))
         })?;
     }
-    Ok(command.render_long_help().to_string())
+    Ok(leaf::show_help(&command.render_long_help().to_string()))
 }

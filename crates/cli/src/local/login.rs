@@ -3,11 +3,14 @@
 use std::io::{BufRead, IsTerminal, Write, stdin};
 
 use clap::{Arg, ArgAction, Command};
+use nephos_ops::identity::RevokeToken;
 use nephos_types::{Error, Result};
 use nix::sys::termios::{self, LocalFlags, SetArg};
 
 use crate::{
-    Invocation, LocalCommand, exit, output,
+    Invocation, LocalCommand,
+    command::global::Globals,
+    exit, output,
     session::{
         Login, Proof, Session, Source,
         credentials::{self, StoredCloud},
@@ -19,11 +22,11 @@ pub(super) fn login_command() -> LocalCommand {
     let command = Command::new("login")
         .about("Log in to a cloud and remember it")
         .arg(Arg::new("user").long("user").short('u').value_name("NAME").help("Who; asked for if absent"))
-        .arg(Arg::new("user-domain").long("user-domain").value_name("NAME").default_value("Default").help("The user's domain"))
+        .arg(Arg::new("user-domain").long("user-domain").value_name("NAME").help("The user's domain; `default` if absent"))
         .arg(Arg::new("password").long("password").value_name("-").help(
             "`-` reads it from standard input; asked for if absent",
         ))
-        .arg(Arg::new("project-domain").long("project-domain").value_name("NAME").default_value("Default").help("The project's domain"))
+        .arg(Arg::new("project-domain").long("project-domain").value_name("NAME").help("The project's domain; the user's if absent"))
         .arg(Arg::new("name").long("name").value_name("NAME").default_value("default").help("What to call this login"))
         .arg(Arg::new("print").long("print").action(ArgAction::SetTrue).help("Print the token instead of keeping it"))
         .after_long_help("Examples:\n  nephos login --url http://127.0.0.1:6780 --user admin --project demo\n  export NEPHOS_TOKEN=$(nephos login --cloud nephos --print)");
@@ -50,10 +53,10 @@ fn login(invocation: &Invocation<'_>) -> Result<u8> {
         }
         (_, user) => Login {
             user: user.map_or_else(|| ask("User: ", true), Ok)?,
-            user_domain: text("user-domain").unwrap_or_default(),
+            user_domain: text("user-domain"),
             password: password(text("password").as_deref())?,
-            project: invocation.globals.project.clone().unwrap_or_default(),
-            project_domain: text("project-domain").unwrap_or_default(),
+            project: invocation.globals.project.clone(),
+            project_domain: text("project-domain"),
         },
     };
     let source = Source { url: url.clone(), authority, proof: Proof::None, project: None, origin: String::new() };
@@ -70,7 +73,7 @@ fn login(invocation: &Invocation<'_>) -> Result<u8> {
         url: url.clone(),
         token: issued.token,
         expires_at: issued.expires_at,
-        project: Some(login.project).filter(|project| !project.is_empty()),
+        project: login.project,
         cacert: std::env::var_os("NEPHOS_CACERT").map(Into::into),
     };
     stored.clouds.insert(name.clone(), cloud);
@@ -91,15 +94,28 @@ fn logout(invocation: &Invocation<'_>) -> Result<u8> {
         return Err(Error::new(nephos_types::ErrorKind::NotFound, "login_not_found", "There is no such login")
             .next("logins are made by `nephos login`", None));
     };
-    stored.clouds.remove(&name);
+    if let Some(cloud) = stored.clouds.remove(&name)
+        && let Err(error) = invocation.block_on(revoke(&cloud, &invocation.globals))
+        && !invocation.quiet()
+    {
+        eprintln!("the token could not be ended ({error}); it ends by itself at {}", cloud.expires_at);
+    }
     if stored.current.as_ref() == Some(&name) {
         stored.current = None;
     }
     credentials::write(&stored)?;
     if !invocation.quiet() {
-        eprintln!("forgot the login `{name}`; its token ends by itself");
+        eprintln!("forgot the login `{name}`");
     }
     Ok(exit::DONE)
+}
+
+async fn revoke(cloud: &StoredCloud, globals: &Globals) -> Result<()> {
+    let authority = cloud.cacert.as_ref().and_then(|path| std::fs::read(path).ok());
+    let proof = Proof::Token { token: cloud.token.clone(), project: None };
+    let source = Source { url: cloud.url.clone(), authority, proof, project: None, origin: String::new() };
+    let mut session = Session::of(source, globals)?;
+    session.client().await?.call(RevokeToken::default()).await
 }
 
 fn password(given: Option<&str>) -> Result<String> {

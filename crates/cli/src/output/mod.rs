@@ -115,9 +115,7 @@ pub(crate) fn render(answer: &Value, about: &Printed<'_>, globals: &Globals, ter
         Format::Table | Format::Wide => match answer {
             Value::Array(items) if items.is_empty() => Text { out: String::new(), err: empty(about) },
             Value::Array(items) => {
-                let columns: Vec<String> = if format == Format::Wide && !by_hand {
-                    table::all_columns(items, about)
-                } else if chosen.is_empty() {
+                let columns: Vec<String> = if chosen.is_empty() || (format == Format::Wide && !by_hand) {
                     table::all_columns(items, about)
                 } else {
                     chosen.iter().map(|column| (*column).to_owned()).collect()

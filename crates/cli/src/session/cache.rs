@@ -32,7 +32,16 @@ pub(super) fn place(url: &str, login: &Login) -> Option<PathBuf> {
         .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
     // The password is part of the name: with another one the token must be asked for anew.
     let mut hash = Sha256::new();
-    for part in [url, &login.user, &login.user_domain, &login.password, &login.project, &login.project_domain] {
+    let or_empty = |part: &Option<String>| part.clone().unwrap_or_default();
+    let parts = [
+        url.to_owned(),
+        login.user.clone(),
+        or_empty(&login.user_domain),
+        login.password.clone(),
+        or_empty(&login.project),
+        or_empty(&login.project_domain),
+    ];
+    for part in parts {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part.as_bytes());
     }

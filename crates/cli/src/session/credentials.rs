@@ -2,14 +2,15 @@
 
 use std::{collections::BTreeMap, env, fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
-use nephos_types::{Error, ErrorKind, Result, Timestamp};
+use nephos_ops::identity::{CreateToken, NewToken};
+use nephos_types::{Error, Reference, Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Login,
     cache::{Issued, write_private},
 };
-use crate::{client::Client, command::leaf};
+use crate::client::Client;
 
 /// What `~/.config/nephos/credentials.toml` holds.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -83,22 +84,26 @@ pub(crate) fn write(stored: &Stored) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Asks the cloud for a token.
+/// Asks the cloud for a token by user and password.
 pub(crate) async fn issue(client: &Client, login: &Login) -> Result<Issued> {
-    let Some(create) = leaf::entry("token.create") else {
-        return Err(Error::new(ErrorKind::Unsupported, "no_login", "This version cannot log in with a password"));
+    let reference = |name: &Option<String>| name.as_deref().map(str::parse::<Reference>).transpose();
+    let wanted = CreateToken {
+        user: Some(login.user.parse()?),
+        user_domain: reference(&login.user_domain)?,
+        password: Some(login.password.parse()?),
+        project: reference(&login.project)?,
+        project_domain: if login.project.is_some() { reference(&login.project_domain)? } else { None },
+        ..CreateToken::default()
     };
-    let mut input = serde_json::json!({
-        "user": login.user,
-        "user_domain": login.user_domain,
-        "password": login.password,
-    });
-    if !login.project.is_empty()
-        && let Some(fields) = input.as_object_mut()
-    {
-        fields.insert("project".into(), login.project.clone().into());
-        fields.insert("project_domain".into(), login.project_domain.clone().into());
-    }
-    let answer = client.call_json(&create.spec, &input).await?;
-    serde_json::from_value(answer).map_err(|error| Error::internal("The cloud's token is not understood", error))
+    Ok(issued(client.call(wanted).await?))
+}
+
+/// Exchanges a token for one that is good for a project.
+pub(crate) async fn exchange(client: &Client, token: &str, project: &str) -> Result<Issued> {
+    let wanted = CreateToken { token: Some(token.parse()?), project: Some(project.parse()?), ..CreateToken::default() };
+    Ok(issued(client.call(wanted).await?))
+}
+
+fn issued(new: NewToken) -> Issued {
+    Issued { token: new.token.reveal().to_owned(), expires_at: new.identity.expires_at }
 }

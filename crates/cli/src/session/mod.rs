@@ -61,7 +61,10 @@ impl Session {
         if !self.ready {
             let token = match &self.source.proof {
                 Proof::None => None,
-                Proof::Token(token) => Some(token.clone()),
+                Proof::Token { token, project: None } => Some(token.clone()),
+                Proof::Token { token, project: Some(project) } => {
+                    Some(credentials::exchange(&self.client, token, project).await?.token)
+                }
                 Proof::Password(login) => Some(self.token_for(login, false).await?),
             };
             self.client = self.client.with_token(token)?;

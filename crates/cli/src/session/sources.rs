@@ -31,28 +31,42 @@ pub(crate) struct Source {
 }
 
 /// How one proves who one is.
-#[derive(Debug)]
 pub(crate) enum Proof {
     None,
-    Token(String),
+    /// A token, to be exchanged for one of another project if one is named.
+    Token {
+        token: String,
+        project: Option<String>,
+    },
     Password(Login),
 }
 
+impl std::fmt::Debug for Proof {
+    /// Without what proves.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::None => f.write_str("nobody"),
+            Self::Token { project, .. } => write!(f, "a token for {project:?}"),
+            Self::Password(login) => write!(f, "{login:?}"),
+        }
+    }
+}
+
 /// A user name and password with the project to work in.
-#[derive(Clone, Deserialize)]
+#[derive(Clone)]
 pub(crate) struct Login {
     pub(crate) user: String,
-    pub(crate) user_domain: String,
+    pub(crate) user_domain: Option<String>,
     pub(crate) password: String,
-    /// Empty: no project.
-    pub(crate) project: String,
-    pub(crate) project_domain: String,
+    /// Absent: what the cloud chooses for this user.
+    pub(crate) project: Option<String>,
+    pub(crate) project_domain: Option<String>,
 }
 
 impl std::fmt::Debug for Login {
     /// Without the password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}@{}", self.user, self.project)
+        write!(f, "{} for {:?}", self.user, self.project)
     }
 }
 
@@ -108,12 +122,8 @@ impl Source {
         }
         if let Some(project) = &from.project {
             match &mut source.proof {
-                Proof::Password(login) => login.project.clone_from(project),
-                Proof::Token(_) => {
-                    return Err(Error::invalid("usage", "A token is good for the project it was made for")
-                        .detail(format!("so it cannot be used for {project}"))
-                        .next("log in for that project", Some(format!("nephos login --project {project}"))));
-                }
+                Proof::Password(login) => login.project = Some(project.clone()),
+                Proof::Token { project: wanted, .. } => *wanted = Some(project.clone()),
                 Proof::None => {}
             }
             source.project = Some(project.clone());
@@ -126,7 +136,7 @@ impl Source {
             && from.cloud.is_none()
         {
             let url = from.url.clone().unwrap_or_else(|| DEFAULT_URL.to_owned());
-            let proof = Proof::Token(token.clone());
+            let proof = Proof::Token { token: token.clone(), project: None };
             return Ok(Self { url, authority: None, proof, project: None, origin: "NEPHOS_TOKEN".to_owned() });
         }
         let mut known = Vec::new();
@@ -139,7 +149,7 @@ impl Source {
                 return Ok(Self {
                     url: cloud.url.clone(),
                     authority: cloud.cacert.as_deref().map(read).transpose()?,
-                    proof: Proof::Token(cloud.token.clone()),
+                    proof: Proof::Token { token: cloud.token.clone(), project: None },
                     project: cloud.project.clone(),
                     origin: format!("login `{name}`"),
                 });
@@ -243,19 +253,18 @@ impl CloudEntry {
     }
 
     fn source(&self, name: &str, path: &Path) -> Result<Source> {
-        let default = || "Default".to_owned();
         let auth = &self.auth;
         let login = Login {
             user: auth.username.clone(),
-            user_domain: auth.user_domain_name.clone().unwrap_or_else(default),
+            user_domain: auth.user_domain_name.clone(),
             password: auth.password.clone(),
-            project: auth.project_name.clone(),
-            project_domain: auth.project_domain_name.clone().unwrap_or_else(default),
+            project: Some(auth.project_name.clone()).filter(|project| !project.is_empty()),
+            project_domain: auth.project_domain_name.clone(),
         };
         Ok(Source {
             url: self.url(),
             authority: self.cacert.as_deref().map(read).transpose()?,
-            project: Some(login.project.clone()).filter(|project| !project.is_empty()),
+            project: login.project.clone(),
             proof: if login.user.is_empty() { Proof::None } else { Proof::Password(login) },
             origin: format!("cloud `{name}` of {}", path.display()),
         })
@@ -293,7 +302,9 @@ clouds:
         from.cloud = Some("nephos-admin".into());
         assert_eq!(Source::decide(&from).unwrap().project.as_deref(), Some("admin"));
         from.project = Some("other".into());
-        assert!(matches!(Source::decide(&from).unwrap().proof, Proof::Password(login) if login.project == "other"));
+        assert!(
+            matches!(Source::decide(&from).unwrap().proof, Proof::Password(login) if login.project.as_deref() == Some("other"))
+        );
         from.cloud = Some("elsewhere".into());
         assert_eq!(Source::decide(&from).unwrap_err().code, "cloud_not_found");
     }
@@ -312,9 +323,10 @@ clouds:
     fn a_token_of_the_environment_comes_first() {
         let (_data, mut from) = with_data();
         from.token = Some("t".into());
-        assert!(matches!(Source::decide(&from).unwrap().proof, Proof::Token(token) if token == "t"));
+        assert!(matches!(Source::decide(&from).unwrap().proof, Proof::Token { token, project: None } if token == "t"));
         from.project = Some("other".into());
-        assert_eq!(Source::decide(&from).unwrap_err().code, "usage");
+        let proof = Source::decide(&from).unwrap().proof;
+        assert!(matches!(proof, Proof::Token { project: Some(project), .. } if project == "other"));
     }
 
     #[test]
