@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::{
     Invocation,
     app::block_on,
+    client::Upload,
     command::{
         global::{Globals, Wait},
         leaf, tree,
@@ -98,11 +99,16 @@ impl Performance<'_> {
         }
         let Some(input) = inputs.into_iter().next() else { return Ok(exit::DONE) };
         let started = Instant::now();
-        let mut answer = self.call(session, &input).await?;
+        let mut then = None;
         if let Some(upload) = leaf::upload_after(self.entry)
             && let Some(file) = self.file()
         {
-            answer = self.upload_created(session, upload, &answer, file).await?;
+            // Opened first: a file that is not there shall leave nothing behind.
+            then = Some((upload, file, transfer::open(file, self.globals, &self.terminal).await?));
+        }
+        let mut answer = self.call(session, &input).await?;
+        if let Some((upload, file, body)) = then {
+            answer = self.upload_created(session, upload, &answer, file, body).await?;
         }
         if self.entry.answer == AnswerKind::Started {
             return self.settle(session, &input, &answer, started).await;
@@ -154,11 +160,11 @@ impl Performance<'_> {
         upload: &'static Entry,
         created: &Value,
         file: &str,
+        body: Upload,
     ) -> Result<Value> {
         let field = upload.spec.path_fields().next().unwrap_or_default();
         let id = created.get("id").cloned().unwrap_or_default();
         let input = Value::Object([(field.to_owned(), id.clone())].into_iter().collect());
-        let body = transfer::open(file, self.globals, &self.terminal).await?;
         session.client().await?.upload_json(&upload.spec, &input, body).await.map_err(|error| {
             let id = id.as_str().unwrap_or_default();
             let again = format!("nephos {} {} {id} --file {file}", leaf::noun(upload), leaf::verb(upload));

@@ -64,11 +64,7 @@ pub(crate) fn complete(command: Command) -> Command {
     if let Some(file) = file_arg(entry) {
         args.push(file);
     }
-    // A global flag gives way to a field of the same name.
-    let globals = global::args().into_iter().filter(|arg| {
-        let mut names = arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default());
-        !names.any(|name| taken.iter().any(|flag| flag == name))
-    });
+    let globals = global::args().into_iter().filter_map(|arg| yielding(arg, &taken));
     // The help of the program explains them; here they would hide what is particular.
     args.extend(globals.map(|arg| arg.hide_long_help(true)));
     let mut long = spec.summary.to_owned();
@@ -76,6 +72,17 @@ pub(crate) fn complete(command: Command) -> Command {
         long = format!("{long}.\n\n{}", spec.description);
     }
     command.long_about(long).args(args).after_help("More, with examples: --help").after_long_help(examples(entry))
+}
+
+/// A global flag gives way to a field of the same name; it keeps its other name, if it has one.
+fn yielding(arg: Arg, taken: &[String]) -> Option<Arg> {
+    let free = |name: &str| !taken.iter().any(|flag| flag == name);
+    let names = arg.get_long_and_visible_aliases().unwrap_or_default();
+    if names.iter().all(|name| free(name)) {
+        return Some(arg);
+    }
+    let other = names.into_iter().find(|name| free(name)).map(str::to_owned)?;
+    Some(arg.visible_alias(None).long(other))
 }
 
 fn file_arg(entry: &Entry) -> Option<Arg> {

@@ -271,3 +271,35 @@ async fn completion_knows_every_noun() {
         assert!(ran.out.contains("console-log") && ran.out.contains("memory-mib"), "{shell}");
     }
 }
+
+#[tokio::test]
+async fn an_image_is_created_and_sent_in_one_go() {
+    let image = json!({"id": "img-1", "name": "micro", "state": "active"});
+    let fake = Fake::start([Answer::Json(200, image.clone()), Answer::Json(200, image)]).await;
+    let place = Place::at(&fake);
+    std::fs::write(place.path().join("micro.raw"), b"0123456789").unwrap();
+    let ran = place.run("image create micro --format raw --file micro.raw -o value -c id").await;
+    assert_eq!((ran.code, ran.out.as_str()), (0, "img-1\n"), "{ran:?}");
+    assert!(ran.err.starts_with("sent 10 B in "), "{}", ran.err);
+    let seen = fake.finish();
+    assert_eq!(seen[0].line, "POST /v1/images");
+    assert_eq!(seen[1].line, "PUT /v1/images/img-1/data");
+    assert_eq!((seen[1].header("content-length"), &seen[1].body[..]), (Some("10"), &b"0123456789"[..]));
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_creates_nothing() {
+    let fake = Fake::start([]).await;
+    let ran = Place::at(&fake).run("image create micro --format raw --file nowhere").await;
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.err.contains("Cannot read nowhere"), "{}", ran.err);
+    assert!(fake.finish().is_empty());
+}
+
+#[tokio::test]
+async fn an_upload_reads_standard_input() {
+    let fake = Fake::start([Answer::Json(200, json!({"id": "img-1", "name": "micro"}))]).await;
+    let ran = Place::at(&fake).run_with("image upload micro --file - -q", b"abc").await;
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "micro\n", ""), "{ran:?}");
+    assert_eq!(&fake.finish()[0].body[..], b"abc");
+}

@@ -99,7 +99,7 @@ async fn waiting_can_be_left_out_or_bounded() {
     let running = workflow(&id, "running", &[("find capacity", "running")], None);
     let mut script = vec![started(&id)];
     for _ in 0..40 {
-        script.push(events(&[running.clone()]));
+        script.push(events(std::slice::from_ref(&running)));
         script.push(Answer::Json(200, running.clone()));
     }
     let fake = Fake::start(script).await;
