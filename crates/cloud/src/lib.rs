@@ -5,9 +5,14 @@
 //!
 //! Must not know: any front end's protocol, any driver, SQL.
 
+pub mod compute {
+    //! What runs where.
+    pub mod placement;
+}
 mod core;
 pub mod idempotency;
 pub mod identity;
+pub mod node;
 mod resolve;
 mod session;
 

@@ -11,8 +11,7 @@ use std::{
 
 use nephos_types::{Error, ErrorKind, NodeId, Result};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme,
     client::{
         Resumption, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -24,7 +23,8 @@ use rustls::{
     },
     version::TLS13,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
+pub use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime, pem::PemObject};
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -104,15 +104,13 @@ fn roots(authority: CertificateDer<'static>) -> Result<Arc<RootCertStore>> {
     Ok(Arc::new(roots))
 }
 
-/// The control plane's side. Machines without a certificate may connect, to enrol; those with an expired one may, to
+/// The control plane's side; certificates and the key (PKCS #8) in DER. Machines without a certificate may connect, to enrol; those with an expired one may, to
 /// renew it. What each may do is decided per request.
-pub fn server_config(
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-    authority: CertificateDer<'static>,
-) -> Result<Arc<ServerConfig>> {
+pub fn server_config(chain: Vec<Vec<u8>>, key: Vec<u8>, authority: Vec<u8>) -> Result<Arc<ServerConfig>> {
     let provider = provider();
-    let inner = WebPkiClientVerifier::builder_with_provider(roots(authority)?, provider.clone())
+    let chain = chain.into_iter().map(CertificateDer::from).collect();
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key));
+    let inner = WebPkiClientVerifier::builder_with_provider(roots(CertificateDer::from(authority))?, provider.clone())
         .allow_unauthenticated()
         .build()
         .map_err(broken)?;

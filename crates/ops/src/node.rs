@@ -17,7 +17,7 @@ pub enum NodeState {
     Up,
     /// It has been silent for longer than it may.
     Down,
-    /// It has joined or the control plane has started, and it has not said anything yet.
+    /// It has joined, and has not said anything yet.
     Unknown,
 }
 
@@ -100,9 +100,9 @@ pub struct ListNodes {
     /// Only nodes in this state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<NodeState>,
-    /// Only nodes with this label, as `key` or `key=value`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub label: Option<Text<320>>,
+    /// Only those with all these labels.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
     /// At most this many, 1 to 1000; 100 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<Number<1, 1000>>,
@@ -246,7 +246,7 @@ impl Operation for CreateJoinToken {
         method: Method::Post,
         path: "/v1/nodes/join-token",
         permission: Permission::SYSTEM_ADMIN,
-        effect: Effect::Changes,
+        effect: Effect::Creates,
         summary: "Allow one machine to join, and print the command to run there",
         description: "The token is good for one machine and is shown this once.",
         columns: &["command", "expires_at"],

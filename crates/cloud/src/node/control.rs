@@ -1,0 +1,124 @@
+//! The node protocol, answered.
+
+use std::time::Duration;
+
+use nephos_node_api::{
+    Boxed, Content, ControlPlane, Desired, Duplex, Enrolment, EnrolmentAnswer, HELLO_FIRST, Hello, HelloAnswer,
+    PROTOCOL_VERSION, Renewal, Report,
+};
+use nephos_types::{Error, ErrorKind, ImageId, NodeId, Result, StreamId, Timestamp};
+use tokio::time::Instant;
+
+use super::Nodes;
+
+impl ControlPlane for Nodes {
+    fn enrol(&self, address: String, enrolment: Enrolment) -> Boxed<'_, EnrolmentAnswer> {
+        Box::pin(self.enrol_machine(address, enrolment))
+    }
+
+    fn hello(&self, node: NodeId, address: String, hello: Hello) -> Boxed<'_, HelloAnswer> {
+        Box::pin(async move {
+            let live = self.live(node)?;
+            // The version before is spoken too; a newer agent speaks ours.
+            if hello.protocol == 0 || hello.protocol + 1 < PROTOCOL_VERSION {
+                return Err(Error::new(ErrorKind::Unsupported, "agent_too_old", "The agent is too old")
+                    .detail(format!(
+                        "it speaks version {} of the node protocol, here {PROTOCOL_VERSION} is spoken",
+                        hello.protocol
+                    ))
+                    .next("install the same version of nephos on the node", None));
+            }
+            let Hello { agent_version, inventory, .. } = hello;
+            self.amend(&node.to_string(), node, |record| {
+                record.address = Some(address.clone());
+                record.agent_version = Some(agent_version.clone());
+                record.inventory = Some(inventory.clone());
+            })
+            .await?;
+            {
+                let mut state = live.state();
+                state.greeted = true;
+                // The agent may have been restarted with an earlier clock.
+                state.reported = Timestamp::default();
+            }
+            self.heard(node, &live).await;
+            let report_every_ms = u64::try_from(self.settings.report_every.as_millis()).unwrap_or(u64::MAX);
+            Ok(HelloAnswer { protocol: hello.protocol.min(PROTOCOL_VERSION), node, report_every_ms })
+        })
+    }
+
+    fn desired(&self, node: NodeId, after: Option<u64>, wait: Duration) -> Boxed<'_, Desired> {
+        Box::pin(async move {
+            let workload = self.workload()?;
+            let live = self.live(node)?;
+            let mut revisions = live.revisions();
+            let until = Instant::now() + wait;
+            // The revision is read before what it stands for, so that a change in between is told next time.
+            let mut revision = *revisions.borrow_and_update();
+            while Some(revision) == after {
+                match tokio::time::timeout_at(until, revisions.changed()).await {
+                    Ok(Ok(())) => revision = *revisions.borrow_and_update(),
+                    Ok(Err(_)) | Err(_) => break,
+                }
+            }
+            self.record(node)?;
+            let streams = live.state().streams.iter().map(|pending| pending.request.clone()).collect();
+            Ok(Desired { revision, servers: workload.desired(node), streams })
+        })
+    }
+
+    fn report(&self, node: NodeId, report: Report) -> Boxed<'_, ()> {
+        Box::pin(async move {
+            let live = self.live(node)?;
+            let _in_order = live.reporting.lock().await;
+            {
+                let state = live.state();
+                if !state.greeted {
+                    return Err(Error::new(ErrorKind::Precondition, HELLO_FIRST, "The control plane has restarted")
+                        .next("say hello first", None));
+                }
+                if report.at <= state.reported {
+                    // Delayed or repeated on the way: what it says has been said better since.
+                    return Ok(());
+                }
+            }
+            self.heard(node, &live).await;
+            if !report.servers.is_empty() {
+                self.workload()?.report(node, &report.servers).await?;
+            }
+            live.state().reported = report.at;
+            Ok(())
+        })
+    }
+
+    fn renew(&self, node: NodeId, renewal: Renewal) -> Boxed<'_, EnrolmentAnswer> {
+        Box::pin(self.renew_certificate(node, renewal))
+    }
+
+    fn image(&self, node: NodeId, image: ImageId) -> Boxed<'_, Content> {
+        Box::pin(async move {
+            let wanted = self.workload()?.desired(node);
+            let entitled = wanted.iter().any(|server| server.image.as_ref().is_some_and(|source| source.id == image));
+            if !entitled {
+                return Err(Error::new(
+                    ErrorKind::Forbidden,
+                    "image_not_wanted",
+                    "No server of this node is made from the image",
+                ));
+            }
+            let images = self.images.get().ok_or_else(|| Error::bug("images were not attached to the nodes"))?;
+            images.open(image).await
+        })
+    }
+
+    fn accept_stream(&self, node: NodeId, stream: StreamId, duplex: Box<dyn Duplex>) -> Boxed<'_, ()> {
+        Box::pin(async move { self.answer_stream(node, stream, Ok(duplex)) })
+    }
+
+    fn refuse_stream(&self, node: NodeId, stream: StreamId, error: Error) -> Boxed<'_, ()> {
+        Box::pin(async move {
+            let error: Result<Box<dyn Duplex>> = Err(error);
+            self.answer_stream(node, stream, error)
+        })
+    }
+}

@@ -1,0 +1,287 @@
+//! Nodes: how they join, what they are told, what they say, and whether they are heard of.
+//!
+//! [`Nodes`] is the control plane's end of the node protocol. What nodes run is another family's business: it stands
+//! behind [`Workload`].
+//!
+//! Invariants: only machines that used a token, each once, are nodes; a removed node is refused whatever certificate
+//! it shows; what a node says of itself is written to the store only when it is news, so that heartbeats cost no disk;
+//! a change of what one node should do wakes that node alone.
+//!
+//! Must not know: servers, images, how anything is run.
+
+mod control;
+mod enrol;
+mod handlers;
+mod live;
+mod record;
+mod streams;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, OnceLock, PoisonError, RwLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use nephos_auth::Authority;
+use nephos_driver::DiskFormat;
+use nephos_node_api::{Content, DesiredServer, ServerReport};
+use nephos_store::{CommitError, Draft, Query, Record, Store, Transaction};
+use nephos_types::{Error, ImageId, Name, NodeId, Result, Timestamp};
+
+pub use record::{JoinToken, Node, Reachable};
+
+use self::{live::Live, record::NodeRecord};
+use crate::{CLOUD, compute::placement::Amounts, name_claim};
+
+/// What nodes run.
+pub trait Workload: Send + Sync + 'static {
+    /// All servers that a node has or should have, those to be removed included.
+    fn desired(&self, node: NodeId) -> Vec<DesiredServer>;
+
+    /// Takes in what a node says of its servers; those that are not its own, or known to nobody, are passed over.
+    fn report<'a>(&'a self, node: NodeId, reports: &'a [ServerReport]) -> BoxFuture<'a, Result<()>>;
+}
+
+/// Where nodes get images from.
+pub trait ImageBytes: Send + Sync + 'static {
+    /// The bytes of an image.
+    fn open(&self, image: ImageId) -> BoxFuture<'_, Result<Content>>;
+}
+
+/// How nodes are treated.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `HOST:PORT` by which machines that want to join reach this control plane; `None` if none can.
+    pub address: Option<String>,
+    /// A node that says nothing for this long is down.
+    pub silent_after: Duration,
+    /// How often nodes have to report.
+    pub report_every: Duration,
+    /// How long a node's certificate is valid.
+    pub certificate_valid: Duration,
+    /// Virtual CPUs for each CPU of a machine.
+    pub vcpus_per_cpu: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            address: None,
+            silent_after: Duration::from_secs(10),
+            report_every: Duration::from_secs(3),
+            certificate_valid: Duration::from_secs(30 * 24 * 3600),
+            vcpus_per_cpu: 4,
+        }
+    }
+}
+
+/// What others need to know of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: Name,
+    /// Whether it is heard of.
+    pub up: bool,
+    /// Why nothing new is placed on it; `None` when it is enabled.
+    pub disabled: Option<String>,
+    /// Image formats that its driver can boot.
+    pub formats: Vec<DiskFormat>,
+    /// What servers may have on it in sum.
+    pub capacity: Amounts,
+    /// Ports for forwards, both ends included.
+    pub forward_ports: (u16, u16),
+}
+
+/// The nodes of the cloud.
+pub struct Nodes {
+    store: Store,
+    authority: Authority,
+    settings: Settings,
+    workload: OnceLock<Weak<dyn Workload>>,
+    images: OnceLock<Arc<dyn ImageBytes>>,
+    live: RwLock<HashMap<NodeId, Arc<Live>>>,
+    /// Grows with each change of a node's record.
+    version: AtomicU64,
+}
+
+impl Nodes {
+    /// The nodes that the store knows.
+    #[must_use]
+    pub fn new(store: Store, authority: Authority, settings: Settings) -> Arc<Self> {
+        let live = store
+            .list::<Node>(&Query::all())
+            .items
+            .iter()
+            .map(|record| (record.id(), Arc::new(Live::new(record.body.reachable))))
+            .collect();
+        Arc::new(Self {
+            store,
+            authority,
+            settings,
+            workload: OnceLock::new(),
+            images: OnceLock::new(),
+            live: RwLock::new(live),
+            version: AtomicU64::new(1),
+        })
+    }
+
+    /// Connects what nodes run and boot from. Until then, nodes are asked to come back later.
+    pub fn attach(&self, workload: &Arc<dyn Workload>, images: Arc<dyn ImageBytes>) {
+        let _ = self.workload.set(Arc::downgrade(workload));
+        let _ = self.images.set(images);
+    }
+
+    fn workload(&self) -> Result<Arc<dyn Workload>> {
+        self.workload.get().and_then(Weak::upgrade).ok_or_else(|| {
+            Error::new(nephos_types::ErrorKind::Unavailable, "starting", "The control plane is not ready yet")
+        })
+    }
+
+    /// What a node should do has changed: tell it, if it waits. Cheap; may be called too often, never too early.
+    pub fn wake(&self, node: NodeId) {
+        if let Some(live) = self.live.read().unwrap_or_else(PoisonError::into_inner).get(&node) {
+            live.change();
+        }
+    }
+
+    /// Changes whenever a node's record does.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// What is known of a node; `None` if it is none (any more).
+    #[must_use]
+    pub fn summary(&self, node: NodeId) -> Option<Summary> {
+        self.store.get::<Node>(node).and_then(|record| self.summarize(&record))
+    }
+
+    /// What is known of all nodes.
+    #[must_use]
+    pub fn summaries(&self) -> Vec<Summary> {
+        let records = self.store.list::<Node>(&Query::all());
+        records.items.iter().filter_map(|record| self.summarize(record)).collect()
+    }
+
+    fn summarize(&self, record: &Record<Node>) -> Option<Summary> {
+        let node = &record.body;
+        let inventory = node.inventory.as_ref();
+        Some(Summary {
+            id: record.id(),
+            name: record.meta.name.clone()?,
+            up: node.reachable == Reachable::Up,
+            disabled: node.disabled.clone(),
+            formats: inventory.map(|inventory| inventory.compute.disk_formats.clone()).unwrap_or_default(),
+            capacity: inventory.map(|inventory| self.capacity(inventory)).unwrap_or_default(),
+            forward_ports: inventory
+                .map_or((0, 0), |inventory| (inventory.forward_ports.first, inventory.forward_ports.last)),
+        })
+    }
+
+    fn capacity(&self, inventory: &nephos_node_api::Inventory) -> Amounts {
+        Amounts {
+            vcpus: u64::from(inventory.cpus) * u64::from(self.settings.vcpus_per_cpu),
+            memory_mib: inventory.memory.0 >> 20,
+            disk_gib: inventory.disk.0 >> 30,
+        }
+    }
+
+    /// The node that runs within this process under the name `local`; made at the first call, with `name` or, if that
+    /// is taken, a similar one.
+    pub async fn local(&self, local: &str, name: &str) -> Result<NodeId> {
+        let known = self.store.owner(&record::local_claim(local)).and_then(|owner| owner.parse::<NodeId>().ok());
+        match known {
+            Some(node) if self.store.get::<Node>(node).is_some() => Ok(node),
+            _ => {
+                let author = nephos_store::Author::new("control plane").operation("node.join");
+                let node = Node { local: Some(local.to_owned()), ..Node::new(Timestamp::now()) };
+                let claim = |transaction: Transaction, id| transaction.claim(record::local_claim(local), id);
+                self.admit(name, node, || Transaction::new(author.clone()), claim).await
+            }
+        }
+    }
+
+    /// Makes a node, with a free name.
+    async fn admit(
+        &self,
+        wanted: &str,
+        body: Node,
+        begin: impl Fn() -> Transaction,
+        finish: impl Fn(Transaction, NodeId) -> Transaction,
+    ) -> Result<NodeId> {
+        let wanted = usable_name(wanted);
+        let mut attempt = 1;
+        loop {
+            let name: Name = if attempt == 1 { wanted.clone() } else { format!("{wanted}-{attempt}") }.parse()?;
+            let id = NodeId::new();
+            let draft = Draft::<Node>::new(id, body.clone()).name(name.clone());
+            let transaction = begin().create(draft).claim(name_claim::<Node>(CLOUD, &name), id);
+            match self.store.commit(finish(transaction, id)).await {
+                Ok(_) => {
+                    self.live
+                        .write()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .insert(id, Arc::new(Live::new(Reachable::Unknown)));
+                    self.version.fetch_add(1, Ordering::AcqRel);
+                    return Ok(id);
+                }
+                Err(CommitError::Taken { key, .. }) if key == name_claim::<Node>(CLOUD, &name) && attempt < 1000 => {
+                    attempt += 1;
+                }
+                Err(CommitError::Exists { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Changes a node's record if `change` makes a difference; tries again when others change it at the same time.
+    async fn amend(&self, author: &str, id: NodeId, change: impl Fn(&mut Node)) -> Result<NodeRecord> {
+        loop {
+            let record = self.record(id)?;
+            let mut body = record.body.clone();
+            change(&mut body);
+            if body == record.body {
+                return Ok(record);
+            }
+            let author = nephos_store::Author::new(author);
+            match self.store.commit(Transaction::new(author).update(&record, body)).await {
+                Ok(_) => {
+                    self.version.fetch_add(1, Ordering::AcqRel);
+                    return self.record(id);
+                }
+                Err(CommitError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn record(&self, node: NodeId) -> Result<NodeRecord> {
+        self.store.get::<Node>(node).ok_or_else(removed)
+    }
+
+    fn live(&self, node: NodeId) -> Result<Arc<Live>> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned().ok_or_else(removed)
+    }
+}
+
+fn removed() -> Error {
+    Error::new(
+        nephos_types::ErrorKind::Forbidden,
+        nephos_node_api::NODE_REMOVED,
+        "This machine is not, or no longer, a node of the cloud",
+    )
+    .next("make a join token and join again", Some("nephos node join-token".to_owned()))
+}
+
+/// What a machine calls itself, as far as it can be a name.
+fn usable_name(wanted: &str) -> String {
+    let name: String = wanted.chars().filter(|c| !c.is_control() && *c != '/').take(200).collect();
+    let name = name.trim();
+    if name.is_empty() { "node".to_owned() } else { name.to_owned() }
+}
