@@ -5,13 +5,19 @@ use crate::{
     system,
 };
 
-/// Runs one benchmark, or all.
+/// Runs some benchmarks, or all.
 pub(crate) fn run(names: &[String]) -> Outcome {
     system::ensure_running()?;
+    if names.is_empty() || names.iter().any(|name| name == "store") {
+        run_command(cargo().args(["run", "--release", "--quiet", "--package", "nephos-store", "--example", "bench"]))?;
+    }
+    if names.len() == 1 && names.iter().all(|name| name == "store") {
+        return Ok(());
+    }
     run_command(cargo().args(["build", "--release", "--package", "nephos"]))?;
     run_command(
         cargo()
             .args(["run", "--release", "--quiet", "--package", "nephos-testkit", "--bin", "bench", "--"])
-            .args(names),
+            .args(names.iter().filter(|name| *name != "store")),
     )
 }

@@ -151,6 +151,9 @@ impl Store {
     }
 
     /// Follows the changes after a revision, or from now on.
+    ///
+    /// Every watch wakes for every batch of commits, whatever its filter: for thousands of followers, use one watch
+    /// and tell them.
     #[must_use]
     pub fn watch(&self, from: Option<Revision>) -> Watch {
         Watch::new(self.feed.clone(), self.backend.clone(), self.image.clone(), from)
