@@ -157,6 +157,10 @@ impl Meter {
 
     fn add(&mut self, bytes: usize) {
         self.done += bytes as u64;
+        // Whoever knows the length takes no more than that, and does not ask for the end.
+        if self.total == Some(self.done) {
+            return self.finish();
+        }
         if self.live && self.drawn.is_none_or(|drawn| drawn.elapsed() >= REDRAW) {
             self.drawn = Some(Instant::now());
             eprint!("\r\x1b[K  {}", self.line());
