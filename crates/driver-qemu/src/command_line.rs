@@ -156,3 +156,94 @@ impl Line {
         self.option("-blockdev", &node.to_string());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use nephos_driver::{Boot, ConfigFile, Disk, PortForward};
+    use nephos_types::{Bytes, Id, ServerId};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn spec() -> GuestSpec {
+        let forward = |protocol, host_port, guest_port| PortForward { protocol, host_port, guest_port };
+        GuestSpec {
+            id: ServerId::from_bits(1),
+            name: "web".into(),
+            vcpus: 2,
+            memory: Bytes::mib(512),
+            disk: Disk { base: Some((PathBuf::from("/cache/abc"), DiskFormat::Qcow2)), size: Bytes::mib(1024) },
+            boot: Boot::Disk,
+            interfaces: vec![Interface::User {
+                mac: "52:54:00:00:00:01".into(),
+                forwards: vec![forward(Protocol::Tcp, 2222, 22), forward(Protocol::Udp, 5353, 53)],
+            }],
+            config_drive: vec![],
+        }
+    }
+
+    fn emulated() -> Accelerator {
+        Accelerator::Tcg { reason: String::new() }
+    }
+
+    /// One line per option, as the snapshots have them.
+    fn shown(launch: &Launch<'_>) -> String {
+        arguments(launch).join(" ").replace(" -", "\n-")
+    }
+
+    #[test]
+    fn an_emulated_guest_on_a_base_image() {
+        let launch = Launch {
+            spec: &spec(),
+            accelerator: &emulated(),
+            base: Some((7, DiskFormat::Qcow2)),
+            config_drive: Some(8),
+            paused: true,
+        };
+        assert_eq!(shown(&launch), include_str!("snapshots/emulated.txt").trim_end());
+    }
+
+    #[test]
+    fn a_guest_with_hardware_virtualisation_and_a_cd() {
+        let spec = GuestSpec { interfaces: vec![], ..spec() };
+        let launch = Launch {
+            spec: &spec,
+            accelerator: &Accelerator::Kvm,
+            base: Some((7, DiskFormat::Iso)),
+            config_drive: None,
+            paused: false,
+        };
+        assert_eq!(shown(&launch), include_str!("snapshots/hardware.txt").trim_end());
+    }
+
+    proptest! {
+        /// Whatever people write into a definition, QEMU reads the same options.
+        #[test]
+        fn text_of_callers_does_not_reach_the_arguments(name in ".{1,40}", path in ".{1,40}", content in ".{0,80}") {
+            let ordinary = GuestSpec { config_drive: vec![ConfigFile { path: "a".into(), content: "b".into() }], ..spec() };
+            let mut hostile = ordinary.clone();
+            hostile.name = name;
+            hostile.disk.base = Some((PathBuf::from(path), DiskFormat::Qcow2));
+            hostile.config_drive[0].content = content;
+            let accelerator = emulated();
+            let of = |spec: &GuestSpec| {
+                let base = Some((7, DiskFormat::Qcow2));
+                arguments(&Launch { spec, accelerator: &accelerator, base, config_drive: Some(8), paused: false })
+            };
+            prop_assert_eq!(of(&hostile), of(&ordinary));
+        }
+
+        /// Even an address that was not checked stays one value.
+        #[test]
+        fn an_address_is_one_value(mac in ".{0,40}") {
+            let mut spec = spec();
+            spec.interfaces = vec![Interface::User { mac: mac.clone(), forwards: vec![] }];
+            let accelerator = emulated();
+            let line = arguments(&Launch { spec: &spec, accelerator: &accelerator, base: None, config_drive: None, paused: false });
+            let card = line.iter().find(|argument| argument.contains("virtio-net-pci")).unwrap();
+            prop_assert_eq!(&serde_json::from_str::<Value>(card).unwrap()["mac"], &Value::from(mac));
+        }
+    }
+}

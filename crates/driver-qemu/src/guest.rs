@@ -168,7 +168,7 @@ impl Folder {
         };
         let mut bytes = vec![];
         file.take(MAX_STATE).read_to_end(&mut bytes)?;
-        Ok(Some(serde_json::from_slice(&bytes)?))
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
     }
 
     /// The file has the old content or the new one, whatever happens.
@@ -285,4 +285,63 @@ pub(crate) fn sweep(guests: &Path) -> io::Result<Vec<ServerId>> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, Folder) {
+        let guests = tempfile::tempdir().unwrap();
+        let folder = Folder::new(guests.path(), ServerId::new());
+        folder.create(None).unwrap();
+        (guests, folder)
+    }
+
+    #[test]
+    fn a_long_console_log_takes_little_room_and_keeps_its_end() {
+        let (_guests, folder) = folder();
+        let path = folder.path.join(RUN).join(CONSOLE_LOG);
+        let mut log = OpenOptions::new().create(true).append(true).open(&path).unwrap();
+        for line in 0..400_000 {
+            writeln!(log, "line number {line:010}").unwrap();
+        }
+        let before = folder.console_log(100_000).unwrap();
+        folder.bound_console_log().unwrap();
+        assert!(log.metadata().unwrap().blocks() * 512 <= LOG_LIMIT, "it was made short");
+        assert_eq!(folder.console_log(100_000).unwrap(), before, "its end is as it was");
+        writeln!(log, "the end").unwrap();
+        assert!(folder.console_log(100).unwrap().ends_with(b"0000399999\nthe end\n"), "writing goes on");
+        assert_eq!(folder.console_log(usize::MAX).unwrap().len() as u64, LOG_KEPT, "answers are bounded");
+    }
+
+    #[test]
+    fn links_in_the_guests_own_folder_are_not_followed() {
+        let (guests, folder) = folder();
+        let secret = guests.path().join("secret");
+        fs::write(&secret, "secret").unwrap();
+        let log = folder.path.join(RUN).join(CONSOLE_LOG);
+        symlink(&secret, &log).unwrap();
+        assert!(folder.console_log(100).is_err());
+        assert!(folder.bound_console_log().is_err());
+        fs::remove_file(&log).unwrap();
+        fs::hard_link(&secret, &log).unwrap();
+        assert!(folder.console_log(100).is_err());
+        folder.remove().unwrap();
+        assert_eq!(fs::read_to_string(&secret).unwrap(), "secret");
+    }
+
+    #[test]
+    fn an_interrupted_removal_is_finished() {
+        let (guests, folder) = folder();
+        let kept = Folder::new(guests.path(), ServerId::new());
+        kept.create(None).unwrap();
+        fs::rename(&folder.path, folder.path.with_file_name(format!("{}{REMOVED}", ServerId::new()))).unwrap();
+        assert_eq!(sweep(guests.path()).unwrap().len(), 1);
+        assert_eq!(fs::read_dir(guests.path()).unwrap().count(), 1);
+        kept.remove().unwrap();
+        kept.remove().unwrap();
+    }
 }

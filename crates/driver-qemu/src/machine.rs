@@ -64,7 +64,7 @@ impl Machine {
             loop {
                 // It binds before it listens, so both "not there" and "refused" mean "not yet".
                 match folder.connect(QMP_SOCKET).await {
-                    Ok(stream) => return Ok(Client::connect(stream, READY_LIMIT).await?),
+                    Ok(stream) => return Client::connect(stream, READY_LIMIT).await,
                     Err(error)
                         if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
                     {

@@ -268,3 +268,59 @@ impl Stat {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sleeping() -> Process {
+        Process::of_child(Command::new("sleep").arg("1000").spawn().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_name_with_parentheses_is_no_obstacle() {
+        let text = "7 (a) (b ) R) S 1 7 7 0 -1 4194304 1 2 3 4 10 20 0 0 20 0 1 0 12345 4096 99 18446744073709551615";
+        let stat = Stat::parse(text).unwrap();
+        assert_eq!((stat.state, stat.cpu_ticks, stat.start_time, stat.resident_pages), ('S', 30, 12345, 99));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in ".{0,200}", numbers in "([0-9]{1,25} ){0,60}") {
+            let _ = Stat::parse(&text);
+            let _ = Stat::parse(&format!("1 (x) S {numbers}"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_is_found_again_and_ended_by_another_holder() {
+        let process = sleeping();
+        let text = serde_json::to_string(process.identity()).unwrap();
+        let again = Process::open(&serde_json::from_str(&text).unwrap()).unwrap().unwrap();
+        assert!(!again.has_ended());
+        again.kill().unwrap();
+        assert_eq!(process.ended().await.as_deref(), Some("signal 9"));
+        assert!(again.has_ended());
+        again.ended().await;
+        again.kill().unwrap();
+        assert!(Process::open(process.identity()).unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn another_process_with_the_same_id_is_not_taken_for_it() {
+        let process = sleeping();
+        let mine = process.identity().clone();
+        for other in [
+            Identity { start_time: mine.start_time + 1, ..mine.clone() },
+            Identity { boot: "another boot".into(), ..mine.clone() },
+            Identity { pid: 0, ..mine.clone() },
+            Identity { pid: u32::MAX, ..mine.clone() },
+        ] {
+            assert!(Process::open(&other).unwrap().is_none(), "{other:?}");
+        }
+        process.kill().unwrap();
+        process.ended().await;
+    }
+}

@@ -260,3 +260,121 @@ async fn read_all(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    const GREETING: &[u8] = b"{\"QMP\": {\"version\": {}, \"capabilities\": [\"oob\"]}}\r\n";
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn messages_of_qemu_are_read() {
+        assert_eq!(parse(GREETING).unwrap(), Message::Greeting);
+        let value = json!({ "status": "running" });
+        assert_eq!(parse(br#"{"return": {"status": "running"}, "id": 3}"#).unwrap(), Message::Return { id: 3, value });
+        assert_eq!(parse(br#"{"return": null, "id": 3}"#).unwrap(), Message::Return { id: 3, value: Value::Null });
+        assert_eq!(
+            parse(br#"{"id": 4, "error": {"class": "GenericError", "desc": "no"}}"#).unwrap(),
+            Message::Error { id: Some(4), description: "no".into() }
+        );
+        let event = br#"{"timestamp": {"seconds": 1}, "event": "RESET", "data": {"reason": "guest-reset"}}"#;
+        let data = json!({ "reason": "guest-reset" });
+        assert_eq!(parse(event).unwrap(), Message::Event(Event { name: "RESET".into(), data }));
+        assert_eq!(parse(br#"{"news": 1}"#).unwrap(), Message::Other);
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_is_read_or_refused(line in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = parse(&line);
+        }
+
+        #[test]
+        fn any_json_is_read_or_refused(
+            key in "QMP|return|error|event|data|id|desc",
+            other in "QMP|return|error|event|data|id|desc",
+            value in "null|true|-1|18446744073709551616|1e400|\"x\"|\\[\\]|\\{\\}|\\{\"desc\":7\\}",
+        ) {
+            let _ = parse(format!("{{\"{key}\":{value},\"{other}\":{value}}}").as_bytes());
+        }
+    }
+
+    /// A client, and the other end in QEMU's place after the greeting.
+    async fn connected() -> (Client, mpsc::Receiver<Event>, UnixStream) {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let greeting = async {
+            far.write_all(GREETING).await.unwrap();
+            answer(&mut far, "qmp_capabilities").await;
+        };
+        let (client, ()) = tokio::join!(Client::connect(near, LIMIT), greeting);
+        let (client, events) = client.unwrap();
+        (client, events, far)
+    }
+
+    /// Reads a command and returns its id.
+    async fn command(far: &mut UnixStream, expected: &str) -> u64 {
+        let mut line = vec![];
+        while line.last() != Some(&b'\n') {
+            line.push(far.read_u8().await.unwrap());
+        }
+        let request: Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(request["execute"], expected);
+        request["id"].as_u64().unwrap()
+    }
+
+    async fn answer(far: &mut UnixStream, expected: &str) {
+        let id = command(far, expected).await;
+        far.write_all(format!("{{\"return\": {{\"for\": \"{expected}\"}}, \"id\": {id}}}\r\n").as_bytes())
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn answers_find_their_commands_and_events_come_between() {
+        let (client, mut events, mut far) = connected().await;
+        let qemu = async {
+            let first = command(&mut far, "one").await;
+            far.write_all(b"{\"event\": \"STOP\"}\n").await.unwrap();
+            let second = command(&mut far, "two").await;
+            far.write_all(format!("{{\"return\": 2, \"id\": {second}}}\n").as_bytes()).await.unwrap();
+            let refusal = format!("{{\"error\": {{\"desc\": \"no\"}}, \"id\": {first}}}\n");
+            far.write_all(refusal.as_bytes()).await.unwrap();
+        };
+        let commands = async {
+            tokio::join!(client.execute("one", Value::Null, LIMIT), client.execute("two", json!({"a": 1}), LIMIT))
+        };
+        let ((one, two), ()) = tokio::join!(commands, qemu);
+        assert_eq!(one.unwrap_err().to_string(), "QEMU refused `one`: no");
+        assert_eq!(two.unwrap(), json!(2));
+        assert_eq!(events.recv().await.unwrap().name, "STOP");
+    }
+
+    #[tokio::test]
+    async fn an_end_of_the_connection_is_an_answer() {
+        let (client, mut events, mut far) = connected().await;
+        let end = async {
+            command(&mut far, "one").await;
+            drop(far);
+        };
+        let (one, ()) = tokio::join!(client.execute("one", Value::Null, LIMIT), end);
+        assert!(matches!(one, Err(QmpError::Closed | QmpError::Io(_))), "{one:?}");
+        assert_eq!(events.recv().await, None);
+        assert!(client.execute("two", Value::Null, LIMIT).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn endless_and_silent_ones_are_given_up() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let endless = async { while far.write_all(&[b'x'; 4096]).await.is_ok() {} };
+        tokio::select! {
+            outcome = Client::connect(near, LIMIT) => assert!(matches!(outcome, Err(QmpError::Protocol(_)))),
+            () = endless => panic!("everything was taken"),
+        }
+        let (near, _far) = UnixStream::pair().unwrap();
+        assert!(matches!(Client::connect(near, Duration::from_millis(1)).await, Err(QmpError::Silent(_))));
+    }
+}

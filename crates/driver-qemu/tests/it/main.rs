@@ -1,4 +1,5 @@
 //! The QEMU driver with real guests.
+#![allow(clippy::unwrap_used)]
 
 mod contract;
 mod machine;
