@@ -7,19 +7,22 @@
 //!
 //! What holds: a run ends as succeeded (each step done), failed or cancelled (each step that began undone), or stuck,
 //! which is visible and waits for an operator; never silently in between. Effects happen exactly once. Whatever else a
-//! step does may happen more than once, so steps look at the world first.
+//! step does may happen more than once, so steps look at the world first; [`faults`] checks that they do.
 //!
 //! Must not know: any resource, store, driver or protocol.
 
+pub mod bench;
 mod clock;
 mod context;
 mod definition;
 mod engine;
+pub mod faults;
 mod journal;
 mod observe;
 mod outcome;
 mod retry;
 mod run;
+mod schedule;
 mod transition;
 
 pub mod testing;
@@ -35,4 +38,8 @@ pub use retry::Retry;
 pub use run::{
     Ending, Lease, MAX_INPUT, MAX_KEYS, MAX_NAME, MAX_OUTPUT, MAX_STEPS, Parent, Progress, RUN_VERSION, Run, RunState,
     StepRecord, StepState, Wait, settled_key,
+};
+pub use schedule::{
+    Due, MAX_MADE_UP, Missed, SCHEDULE_VERSION, SHORTEST_INTERVAL, Schedule, ScheduleStore, TOLERANCE, Timing, due,
+    slot_run_id,
 };

@@ -8,6 +8,7 @@ mod drive;
 mod link;
 mod registry;
 mod save;
+mod schedules;
 
 use std::{
     collections::HashMap,
@@ -30,6 +31,8 @@ use crate::{
     run::{Lease, MAX_INPUT, Run, RunState, StepRecord, StepState},
     transition,
 };
+
+pub(crate) use link::derived_id;
 
 /// How an engine works.
 #[derive(Clone, Debug)]
@@ -104,6 +107,7 @@ pub(crate) struct Inner<J: Journal> {
     observers: RwLock<Vec<Arc<dyn Observer>>>,
     registry: Mutex<Registry<Cell<J::Effects>>>,
     timers_changed: Notify,
+    schedules_changed: Notify,
     task_ended: Notify,
     /// No new calls; calls under way end soon.
     stop: CancellationToken,
@@ -127,6 +131,7 @@ impl<J: Journal> Engine<J> {
             definitions: RwLock::default(),
             observers: RwLock::default(),
             timers_changed: Notify::new(),
+            schedules_changed: Notify::new(),
             task_ended: Notify::new(),
             stop: CancellationToken::new(),
             kill: CancellationToken::new(),
@@ -246,7 +251,11 @@ impl<J: Journal> Engine<J> {
         run.lease = Some(inner.lease(run.fence() + 1));
         let run = Arc::new(run);
         let saved = inner.journal.save(Arc::clone(&run), stored.revision, J::Effects::default()).await;
-        let revision = saved.map_err(|error| unavailable(&error))?;
+        let revision = saved.map_err(|error| {
+            // It may have been saved all the same; then somebody has to look after it.
+            self.kick(id);
+            unavailable(&error)
+        })?;
         inner.adopt(Stored { run, revision }).await?;
         Ok(())
     }
