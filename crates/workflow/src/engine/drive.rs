@@ -129,7 +129,7 @@ impl<J: Journal> Inner<J> {
     /// When the lease of a run that executes must be renewed; never if nobody else works on this journal.
     async fn renewal(&self) {
         if self.config.exclusive {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         } else {
             self.clock.sleep_until(self.clock.now().plus(self.config.lease / 3)).await;
         }
@@ -301,7 +301,7 @@ impl<J: Journal> Inner<J> {
         };
         let forever = direction == Direction::Forward && shape.irrevocable(shape.current(&held.run));
         let turning = direction == Direction::Forward && (held.run.ending.is_some() || held.run.cancel_requested);
-        let again = failure.retry && !(turning && !forever) && (forever || retry.allows_after(attempt));
+        let again = failure.retry && (forever || !turning && retry.allows_after(attempt));
         let error = std::mem::replace(&mut failure.error, Error::bug("moved"));
         if again {
             let delay = retry.delay(attempt, (cell.id, step));

@@ -131,7 +131,12 @@ async fn follow<S: Scenario>(
         for _ in 0..4 {
             tokio::task::yield_now().await;
         }
-        if !engine.is_idle() {
+        if engine.is_idle() {
+            scenario.settle(journal, world).await;
+            if !engine.is_idle() {
+                continue;
+            }
+        } else {
             let busy = async {
                 while !engine.is_idle() {
                     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -141,11 +146,6 @@ async fn follow<S: Scenario>(
                 biased;
                 () = injector.alarmed.notified() => continue,
                 done = tokio::time::timeout(PATIENCE, busy) => if done.is_ok() { continue },
-            }
-        } else {
-            scenario.settle(journal, world).await;
-            if !engine.is_idle() {
-                continue;
             }
         }
         moves += 1;
