@@ -107,8 +107,15 @@ async fn follow<S: Scenario>(
         while let Some(alarm) = injector.take_alarm() {
             match alarm {
                 Alarm::Crash => return Ok(None),
-                // Refused past the point of no return, or when it has ended: both are fine.
-                Alarm::Cancel => drop(engine.cancel(id).await),
+                // Refused past the point of no return, or when it has ended: both are fine. A save that pauses before it
+                // is repeated must be let go on meanwhile.
+                Alarm::Cancel => {
+                    let cancelling = engine.cancel(id);
+                    tokio::pin!(cancelling);
+                    while tokio::time::timeout(PATIENCE, &mut cancelling).await.is_err() {
+                        clock.next_sleeper().into_iter().for_each(|next| clock.advance_to(next));
+                    }
+                }
             }
         }
         let stored = journal.get(id).await.map_err(|error| error.chain())?;
