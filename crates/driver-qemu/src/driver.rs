@@ -203,8 +203,15 @@ impl QemuDriver {
         let guest = Arc::new(Guest::new(id, folder, spec, record));
         if let Some(process) = process {
             let (machine, events) = Machine::adopted(id, guest.folder.clone(), process).await;
-            self.inner.watch(&guest, Arc::new(machine), events);
-            tracing::info!(%id, "adopted a running server");
+            if machine.has_not_begun().await && machine.process().kill().is_ok() {
+                machine.process().ended().await;
+                if let Err(error) = guest.set(|record| *record = Record::off(None)) {
+                    tracing::warn!(%id, %error, "a server's record cannot be written");
+                }
+            } else {
+                self.inner.watch(&guest, Arc::new(machine), events);
+                tracing::info!(%id, "adopted a running server");
+            }
         }
         self.inner.guests().insert(id, guest);
     }

@@ -125,6 +125,12 @@ impl Machine {
         status.is_ok_and(|status| status["status"] == "shutdown")
     }
 
+    /// Whether its start was interrupted before the first instruction.
+    pub(crate) async fn has_not_begun(&self) -> bool {
+        let status = self.execute("query-status", Value::Null).await;
+        status.is_ok_and(|status| status["status"] == "prelaunch")
+    }
+
     async fn execute(&self, command: &'static str, arguments: Value) -> Result<Value, QmpError> {
         match &self.qmp {
             Some(qmp) => qmp.execute(command, arguments, COMMAND_LIMIT).await,
