@@ -12,6 +12,9 @@ use tokio::time::timeout;
 /// The body of every answer.
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 
+/// How long a refused body is still read.
+const LINGER: Duration = Duration::from_secs(3);
+
 /// Nothing.
 #[must_use]
 pub fn empty() -> Body {
@@ -35,6 +38,7 @@ pub async fn collect(mut body: Incoming, limit: usize, pause: Duration) -> Resul
             .detail(format!("at most {limit} bytes are accepted here"))
     };
     if body.size_hint().lower() > limit as u64 {
+        discard(body, limit).await;
         return Err(too_large());
     }
     let mut first = Bytes::new();
@@ -42,6 +46,7 @@ pub async fn collect(mut body: Incoming, limit: usize, pause: Duration) -> Resul
     while let Some(frame) = timeout(pause, body.frame()).await.map_err(|_| paused())? {
         let Ok(data) = frame.map_err(cut)?.into_data() else { continue };
         if first.len() + all.len() + data.len() > limit {
+            discard(body, limit).await;
             return Err(too_large());
         }
         // Most bodies arrive in one piece, which then needs no copy.
@@ -54,6 +59,21 @@ pub async fn collect(mut body: Incoming, limit: usize, pause: Duration) -> Resul
         }
     }
     Ok(if all.is_empty() { first } else { all.freeze() })
+}
+
+/// Reads on for a moment what is not wanted, up to eight times the limit: most clients look for an answer only when they
+/// have sent everything, and see a broken connection instead of the refusal if it is closed before that.
+async fn discard(mut body: Incoming, limit: usize) {
+    let reading = async {
+        let mut left = limit.saturating_mul(8);
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.into_data().map_or(0, |data| data.len()));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _ = timeout(LINGER, reading).await;
 }
 
 /// A body as a stream of bytes, for what must not be held in memory.
