@@ -196,7 +196,8 @@ impl View {
     fn draw(&mut self) {
         let Some(workflow) = &self.workflow else { return };
         self.frame = self.frame.wrapping_add(1);
-        let mut lines = vec![self.head()];
+        // A line that wraps would be two on the screen, and only one of them be taken off again.
+        let mut lines = vec![shorten(&self.head(), self.terminal.width, self.terminal.symbols.ellipsis)];
         let room = MAX_LINES - lines.len();
         let current = workflow.steps.iter().position(|step| step.state != StepState::Succeeded);
         let current = current.unwrap_or(workflow.steps.len());
