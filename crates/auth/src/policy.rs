@@ -274,3 +274,145 @@ fn unknown(what: &str, name: &str, known: &BTreeSet<&str>) -> Error {
         None => error.detail(format!("there is no {what} `{name}`")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nephos_ops::{Login, Permission};
+    use nephos_types::{Timestamp, UserId};
+
+    use super::*;
+
+    const OPERATIONS: [&str; 3] = ["server.create", "server.list", "user.delete"];
+    const ROLES: [&str; 6] = ["admin", "manager", "member", "reader", "service", "auditor"];
+
+    fn spec(grants: &'static [Grant]) -> Spec {
+        Spec { name: "server.create", permission: Permission(grants), ..Spec::DEFAULT }
+    }
+
+    fn scopes() -> [Scope; 4] {
+        [
+            Scope::Unscoped,
+            Scope::Project { id: ProjectId::new(), name: "demo".parse().unwrap(), domain: DomainId::new() },
+            Scope::Domain { id: DomainId::new(), name: "default".parse().unwrap() },
+            Scope::System,
+        ]
+    }
+
+    fn identity(scope: &Scope, roles: &[&str]) -> Identity {
+        Identity {
+            user: UserId::new(),
+            user_name: "alice".parse().unwrap(),
+            user_domain: DomainId::new(),
+            scope: scope.clone(),
+            roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+            issued_at: Timestamp::now(),
+            expires_at: Timestamp::now(),
+            login: Login::default(),
+        }
+    }
+
+    /// A role with those that it implies, as tokens carry them.
+    const HELD: [&[&str]; 6] = [
+        &[],
+        &["reader"],
+        &["member", "reader"],
+        &["manager", "member", "reader"],
+        &["admin", "manager", "member", "reader"],
+        &["service"],
+    ];
+
+    #[test]
+    fn every_role_in_every_scope_against_every_grant() {
+        let roles = [Role::Reader, Role::Member, Role::Manager, Role::Admin, Role::Service];
+        for held in HELD {
+            for scope in scopes() {
+                let who = identity(&scope, held);
+                for role in roles {
+                    let grants = [
+                        (spec_of(Grant::Project(role)), matches!(scope, Scope::Project { .. })),
+                        (spec_of(Grant::Domain(role)), matches!(scope, Scope::Domain { .. })),
+                        (spec_of(Grant::System(role)), scope == Scope::System),
+                    ];
+                    for (spec, in_scope) in grants {
+                        let expected = held.contains(&"admin") || (in_scope && held.contains(&role.name()));
+                        let result = Policy::default().allows(&spec, Some(&who));
+                        assert_eq!(result.is_ok(), expected, "{held:?} on {scope:?} against {:?}", spec.permission);
+                        match result {
+                            Ok(Allowed::Administrator) => assert!(held.contains(&"admin")),
+                            Ok(Allowed::Project(id)) => assert_eq!(who.project(), Some(id)),
+                            Ok(Allowed::Domain(id)) => {
+                                assert!(matches!(scope, Scope::Domain { id: own, .. } if own == id))
+                            }
+                            Ok(Allowed::System) => assert_eq!(scope, Scope::System),
+                            Ok(other) => panic!("{other:?}"),
+                            Err(error) => assert_eq!(error.kind, ErrorKind::Forbidden),
+                        }
+                    }
+                }
+                assert!(Policy::default().allows(&spec(&[Grant::LoggedIn]), Some(&who)).is_ok());
+                assert!(Policy::default().allows(&spec(&[Grant::Anyone]), Some(&who)).is_ok());
+            }
+        }
+    }
+
+    fn spec_of(grant: Grant) -> Spec {
+        Spec { name: "server.create", permission: Permission(Box::leak(Box::new([grant]))), ..Spec::DEFAULT }
+    }
+
+    #[test]
+    fn who_did_not_log_in_may_do_only_what_anyone_may() {
+        let policy = Policy::default();
+        assert_eq!(policy.allows(&spec(&[Grant::Anyone]), None).unwrap(), Allowed::Anyone);
+        for grant in [Grant::LoggedIn, Grant::Project(Role::Reader), Grant::System(Role::Admin)] {
+            assert_eq!(policy.allows(&spec_of(grant), None).unwrap_err().kind, ErrorKind::Unauthenticated);
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_needed_and_what_one_has() {
+        let [_, project, ..] = scopes();
+        let spec = spec(&[Grant::Project(Role::Member), Grant::System(Role::Admin)]);
+        let error = Policy::default().allows(&spec, Some(&identity(&project, &["reader"]))).unwrap_err();
+        assert_eq!(
+            error.detail,
+            "it needs `member` on a project, or `admin` on the system; `alice` has `reader` on project `demo`"
+        );
+    }
+
+    #[test]
+    fn a_file_replaces_the_rules_of_single_operations() {
+        let text = r#"
+            "server.create" = ["auditor@project", "reader@system"]
+            server.list = "anyone"
+            user.delete = "deny"
+        "#;
+        let policy = Policy::parse(text, OPERATIONS, ROLES).unwrap();
+        let [_, project, _, system] = scopes();
+        let named = |name| Spec { name, ..spec(&[Grant::Project(Role::Member)]) };
+        let create = named("server.create");
+        assert!(policy.allows(&create, Some(&identity(&project, &["auditor"]))).is_ok());
+        assert!(policy.allows(&create, Some(&identity(&project, &["member", "reader"]))).is_err());
+        assert_eq!(policy.allows(&create, Some(&identity(&system, &["reader"]))).unwrap(), Allowed::System);
+        assert_eq!(policy.allows(&create, Some(&identity(&project, HELD[4]))).unwrap(), Allowed::Administrator);
+        assert!(policy.allows(&named("server.list"), None).is_ok());
+        let denied = policy.allows(&named("user.delete"), Some(&identity(&system, HELD[4]))).unwrap_err();
+        assert_eq!(denied.code, "denied_by_policy");
+        assert!(policy.allows(&named("server.stop"), Some(&identity(&project, &["member"]))).is_ok());
+    }
+
+    #[test]
+    fn a_wrong_file_is_refused_with_what_was_meant() {
+        for (text, expected) in [
+            ("\"server.crate\" = \"deny\"", "did you mean `server.create`"),
+            ("\"server.create\" = [\"membr@project\"]", "did you mean `member`"),
+            ("\"server.create\" = [\"member\"]", "is neither"),
+            ("\"server.create\" = [\"member@planet\"]", "is neither"),
+            ("\"server.create\" = 1", "is neither"),
+            ("\"server.create\" = [1]", "is neither"),
+            ("= x", "TOML"),
+        ] {
+            let error = Policy::parse(text, OPERATIONS, ROLES).unwrap_err();
+            assert!(error.to_string().contains(expected), "{text}: {error}");
+        }
+    }
+}

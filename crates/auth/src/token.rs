@@ -130,7 +130,7 @@ pub fn invalid_token() -> Error {
 fn parse(keys: &KeyRing, token: &str) -> Option<Claims> {
     let mut bytes = [0u8; CLAIMS + MAC];
     // The length is checked first so that a long text costs nothing.
-    if token.len() != (CLAIMS + MAC) * 4 / 3 + usize::from((CLAIMS + MAC) * 4 % 3 != 0) {
+    if Some(token.len()) != base64::encoded_len(CLAIMS + MAC, false) {
         return None;
     }
     if URL_SAFE_NO_PAD.decode_slice(token, &mut bytes).ok()? != CLAIMS + MAC {

@@ -229,6 +229,11 @@ impl Entry {
 
 /// Parses an operation's input; the error names the field and what it should have been.
 fn parse<O: Operation>(input: Value) -> Result<O> {
+    // A list would otherwise be taken for the fields in the order of their declaration.
+    if !input.is_object() {
+        return Err(Error::invalid("invalid_input", format!("The input of {} is not valid", O::SPEC.name))
+            .detail("it is a JSON object"));
+    }
     serde_path_to_error::deserialize(input).map_err(|error| {
         let path = error.path().to_string();
         let what = error.into_inner().to_string();
