@@ -1,8 +1,11 @@
-//! The agent against a fake control plane and the simulated driver, over the in-process transport.
+//! The agent against a fake control plane and the simulated driver over the in-process transport, and against the
+//! real one over TLS.
 
 mod fake;
 mod images;
+mod join;
 mod life;
+mod namespaces;
 
 use std::{path::Path, sync::Arc, time::Duration};
 

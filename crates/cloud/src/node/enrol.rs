@@ -35,6 +35,15 @@ impl Nodes {
         tls::server_config(certificate.chain, certificate.key, self.authority.der().to_vec())
     }
 
+    /// Allows one machine to join: the token, with the authority's fingerprint, as [`nephos agent`] takes it.
+    ///
+    /// [`nephos agent`]: nephos_ops::node::JoinToken
+    pub async fn make_join_token(&self, author: Author, valid: Duration) -> Result<Secret> {
+        let (transaction, minted) = self.mint(Transaction::new(author), valid)?;
+        self.store.commit(transaction).await?;
+        Ok(minted.token)
+    }
+
     /// What makes a token: a draft of its record, and what is shown of it. Expired ones are deleted along the way.
     pub(super) fn mint(&self, transaction: Transaction, valid: Duration) -> Result<(Transaction, Minted)> {
         let mut secret = [0; 32];
