@@ -12,6 +12,7 @@ pub mod compute {
 mod core;
 pub mod idempotency;
 pub mod identity;
+pub mod image;
 pub mod node;
 mod resolve;
 mod session;

@@ -1,0 +1,73 @@
+//! Looks at an image's bytes as they pass: what they are, how many, and their checksums.
+
+use md5::{Digest as _, Md5};
+use nephos_ops::image::ImageFormat;
+use nephos_types::{Bytes, Error, ErrorKind, Result};
+use ring::digest;
+
+use super::{
+    files::FileName,
+    format::{HEAD, Recognised, recognise},
+    kind::Content,
+};
+
+/// Sees every byte of an upload once, in order. Memory: [`HEAD`].
+pub struct Inspector {
+    claim: Option<ImageFormat>,
+    most: u64,
+    head: Vec<u8>,
+    judged: bool,
+    size: u64,
+    sha256: digest::Context,
+    md5: Md5,
+    wanted_sha256: Option<String>,
+}
+
+impl Inspector {
+    /// For content of at most `most` bytes, of a format and checksum if those are known.
+    #[must_use]
+    pub fn new(claim: Option<ImageFormat>, sha256: Option<String>, most: u64) -> Self {
+        Self {
+            claim,
+            most,
+            head: vec![],
+            judged: false,
+            size: 0,
+            sha256: digest::Context::new(&digest::SHA256),
+            md5: Md5::new(),
+            wanted_sha256: sha256,
+        }
+    }
+
+    /// The next bytes; an error says that the upload is not acceptable, as early as that can be known.
+    pub fn chunk(&mut self, chunk: &[u8]) -> Result<()> {
+        self.size = self.size.saturating_add(chunk.len() as u64);
+        if self.size > self.most {
+            return Err(Error::new(ErrorKind::TooLarge, "image_too_large", "The image is too large")
+                .detail(format!("at most {} are accepted", Bytes(self.most))));
+        }
+        let missing = HEAD.saturating_sub(self.head.len());
+        self.head.extend_from_slice(chunk.get(..missing).unwrap_or(chunk));
+        if !self.judged && self.head.len() >= HEAD {
+            self.judged = true;
+            recognise(&self.head, None, self.claim)?;
+        }
+        self.sha256.update(chunk);
+        self.md5.update(chunk);
+        Ok(())
+    }
+
+    /// All bytes have passed: the verdict.
+    pub fn end(self, file: FileName) -> Result<Content> {
+        let Recognised { format, virtual_size } = recognise(&self.head, Some(self.size), self.claim)?;
+        let sha256 = hex::encode(self.sha256.finish());
+        if let Some(wanted) = self.wanted_sha256
+            && !wanted.eq_ignore_ascii_case(&sha256)
+        {
+            return Err(Error::invalid("image_checksum_mismatch", "The content is not what was announced")
+                .detail(format!("its SHA-256 is {sha256}, not {wanted}"))
+                .next("upload again; if it happens again, the file itself is not the one it should be", None));
+        }
+        Ok(Content { file, format, size: self.size, virtual_size, sha256, md5: hex::encode(self.md5.finalize()) })
+    }
+}

@@ -1,0 +1,168 @@
+//! Images: what servers' disks are made from.
+//!
+//! The record is in the database, the bytes in an [`ImageStore`]. Invariants: an active image's file is there, whole,
+//! and has the recorded checksums, because a file is complete on disk before a record names it; a file that no record
+//! names goes away, because a record lets go of its file before that is removed, and [`sweep`] removes what a crash
+//! left. Content is judged by what it is ([`format`]), never by what it is said to be, before any tool opens it.
+//!
+//! Must not know: servers, how nodes are reached, any front end.
+
+pub mod files;
+pub mod format;
+mod handlers;
+mod inspect;
+pub mod kind;
+mod sweep;
+mod upload;
+
+use std::{path::Path, sync::Arc};
+
+use nephos_driver::DiskFormat;
+use nephos_node_api::{Content as Bulk, ImageSource};
+use nephos_ops::image::ImageFormat;
+use nephos_store::{Kinds, Record, Store};
+use nephos_types::{Bytes, Error, ImageId, ProjectId, Reference, Result};
+
+pub use self::{
+    files::{Folder, ImageStore},
+    inspect::Inspector,
+    kind::Image,
+};
+use crate::{
+    core::{BoxFuture, Handlers},
+    identity::ProjectUse,
+    node::ImageBytes,
+    session::Session,
+};
+use kind::Content;
+
+/// What is accepted.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The largest file, in bytes.
+    pub size: u64,
+    /// The most images of one project.
+    pub project_images: i64,
+    /// The most bytes that the images of one project take.
+    pub project_bytes: i64,
+}
+
+impl Default for Limits {
+    /// A file of 1 TiB; 1000 images and 8 TiB a project.
+    fn default() -> Self {
+        Self { size: 1 << 40, project_images: 1000, project_bytes: 8 << 40 }
+    }
+}
+
+/// The kinds that this family keeps.
+#[must_use]
+pub fn kinds(kinds: Kinds) -> Kinds {
+    kinds.with::<Image>()
+}
+
+/// What of this family stands against deleting a project.
+#[must_use]
+pub fn project_use() -> ProjectUse {
+    ProjectUse {
+        what: "images",
+        count: |store, project| u64::try_from(store.counter(&images_counter(project))).unwrap_or(0),
+        counter: Some(images_counter),
+    }
+}
+
+/// The counter of a project's images.
+fn images_counter(project: ProjectId) -> String {
+    format!("quota/{project}/images")
+}
+
+/// The counter of the bytes that a project's images take.
+fn bytes_counter(project: ProjectId) -> String {
+    format!("quota/{project}/image_bytes")
+}
+
+/// The family's state.
+pub struct Images {
+    store: Store,
+    files: Arc<dyn ImageStore>,
+    limits: Limits,
+}
+
+/// An image as the creation of a server needs it.
+#[derive(Clone, Debug)]
+pub struct Bootable {
+    /// What the node is told.
+    pub source: ImageSource,
+    /// Least root disk, in GiB.
+    pub min_disk_gib: u64,
+    /// The image's own disk, in GiB, rounded up.
+    pub virtual_size_gib: u64,
+    /// Least memory, in MiB.
+    pub min_memory_mib: u64,
+}
+
+impl Images {
+    /// Registers the family's operations, on images as files in a folder.
+    pub async fn register(handlers: &mut Handlers, store: &Store, folder: &Path) -> Result<Arc<Self>> {
+        Self::register_with(handlers, store, Arc::new(Folder::open(folder)?), Limits::default()).await
+    }
+
+    /// Registers the family's operations; first brings records and files into agreement after whatever ended the last
+    /// process. One process at a time may hold a store's images.
+    pub async fn register_with(
+        handlers: &mut Handlers,
+        store: &Store,
+        files: Arc<dyn ImageStore>,
+        limits: Limits,
+    ) -> Result<Arc<Self>> {
+        let images = Arc::new(Self { store: store.clone(), files, limits });
+        images.give_up_uploads().await?;
+        images.sweep().await?;
+        sweep::keep_sweeping(&images);
+        handlers::register(handlers, &images);
+        Ok(images)
+    }
+
+    /// The image that a caller wants to boot; an error if it has no content yet.
+    pub fn bootable(&self, session: &Session, reference: &Reference) -> Result<Bootable> {
+        let record = session.find::<Image>(reference)?;
+        let content = content(&record)?;
+        Ok(Bootable {
+            source: ImageSource {
+                id: record.meta.id,
+                format: match content.format {
+                    ImageFormat::Qcow2 => DiskFormat::Qcow2,
+                    ImageFormat::Raw => DiskFormat::Raw,
+                    ImageFormat::Iso => DiskFormat::Iso,
+                },
+                size: Bytes(content.size),
+                sha256: content.sha256.clone(),
+            },
+            min_disk_gib: record.body.min_disk_gib,
+            virtual_size_gib: content.disk_gib(),
+            min_memory_mib: record.body.min_memory_mib,
+        })
+    }
+}
+
+impl ImageBytes for Images {
+    fn open(&self, id: ImageId) -> BoxFuture<'_, Result<Bulk>> {
+        Box::pin(async move {
+            let record = self.store.get::<Image>(id).ok_or_else(|| Error::not_found("image", id))?;
+            let content = content(&record)?;
+            let body = self.files.get(&content.file, 0..content.size).await?;
+            Ok(Bulk { length: content.size, body })
+        })
+    }
+}
+
+/// What an image holds; an error that says what to do if it holds nothing.
+fn content(record: &Record<Image>) -> Result<&Content> {
+    record.body.content.as_ref().ok_or_else(|| {
+        let name = record.meta.name.as_ref().map_or_else(|| record.meta.id.to_string(), ToString::to_string);
+        Error::conflict("image_not_active", format!("Image `{name}` has no content yet"))
+            .next("upload its content", Some(format!("nephos image upload {name} --file FILE")))
+    })
+}
+
+#[cfg(test)]
+mod tests;
