@@ -341,7 +341,7 @@ mod tests {
                             Ok(Allowed::Administrator) => assert!(held.contains(&"admin")),
                             Ok(Allowed::Project(id)) => assert_eq!(who.project(), Some(id)),
                             Ok(Allowed::Domain(id)) => {
-                                assert!(matches!(scope, Scope::Domain { id: own, .. } if own == id))
+                                assert!(matches!(scope, Scope::Domain { id: own, .. } if own == id));
                             }
                             Ok(Allowed::System) => assert_eq!(scope, Scope::System),
                             Ok(other) => panic!("{other:?}"),

@@ -114,6 +114,13 @@ impl Store {
         self.image.table::<K>().map_or(0, |table| table.count(query))
     }
 
+    /// A number that grows whenever a record of the kind is written: what was read after this number was had is still
+    /// so while the number is the same. Costs one load; begins anew with each start.
+    #[must_use]
+    pub fn generation<K: Kind>(&self) -> u64 {
+        self.image.table::<K>().map_or(0, crate::table::Table::generation)
+    }
+
     /// Who holds a unique claim.
     #[must_use]
     pub fn owner(&self, claim: &str) -> Option<String> {

@@ -5,7 +5,10 @@
 use std::{
     any::Any,
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use nephos_types::{Error, Id, Page, Result};
@@ -156,15 +159,22 @@ fn conditions<K: Kind>(query: &Query) -> Vec<Posting> {
 /// All records of one kind.
 pub(crate) struct Table<K: Kind> {
     rows: RwLock<Rows<K>>,
+    generation: AtomicU64,
 }
 
 impl<K: Kind> Default for Table<K> {
     fn default() -> Self {
-        Self { rows: RwLock::new(Rows { records: BTreeMap::new(), postings: HashMap::new() }) }
+        let rows = RwLock::new(Rows { records: BTreeMap::new(), postings: HashMap::new() });
+        Self { rows, generation: AtomicU64::new(0) }
     }
 }
 
 impl<K: Kind> Table<K> {
+    /// Another number after each change of a record.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
     // A panic while the lock is held can only come from `Kind::index`; what it leaves is still memory-safe and
     // `verify` would show it, so reads go on.
     fn read(&self) -> RwLockReadGuard<'_, Rows<K>> {
@@ -224,6 +234,8 @@ impl<K: Kind> AnyTable for Table<K> {
     fn apply(&self, writes: Vec<Pending>) -> Vec<Outcome> {
         let erase = |record: Arc<Record<K>>| -> Arc<dyn AnyRecord> { record };
         let mut rows = self.write();
+        // Under the lock: whoever reads what is written here has this number or an older one.
+        self.generation.fetch_add(1, Ordering::Release);
         writes
             .into_iter()
             .map(|write| match write.record.map(<Box<dyn Any + Send + Sync>>::downcast::<Record<K>>) {

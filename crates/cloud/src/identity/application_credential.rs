@@ -79,7 +79,7 @@ pub(super) async fn create(
             let body = ApplicationCredential {
                 user: identity.user,
                 description: text(input.description.clone()),
-                roles: roles(&session, &identity.roles, input.roles.as_ref().map(|roles| roles.as_slice()))?,
+                roles: roles(&session, &identity.roles, input.roles.as_ref().map(nephos_types::List::as_slice))?,
                 unrestricted: input.unrestricted,
                 expires_at: input.expires_at,
             };

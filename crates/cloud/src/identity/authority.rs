@@ -1,7 +1,7 @@
 //! The family's state, and what it does on every request: say whose a token is.
 //!
-//! A token's signature is checked once and remembered; what it gives is looked up again whenever anything in the store
-//! has changed since. The lookups go to memory and cost microseconds, and there is nothing to invalidate.
+//! A token's signature is checked once and remembered; what it gives is looked up again whenever anything that it may
+//! rest on has changed since. The store counts such changes, so there is nothing to invalidate by hand.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -17,11 +17,14 @@ use nephos_auth::{
     token::{self, Claims, TokenScope, invalid_token},
 };
 use nephos_ops::{Credentials, Identity, Login, Scope};
-use nephos_store::{Record, Revision, Store};
+use nephos_store::{Author, Query, Record, Store, Transaction};
 use nephos_types::{AccessKeyId, Error, Name, ProjectId, Result, RoleId, Secret, Timestamp};
 
 use super::{
-    kinds::{AccessKey, AccessKeySecret, ApplicationCredential, Domain, Project, Revocation, Target, User},
+    kinds::{
+        AccessKey, AccessKeySecret, ApplicationCredential, Assignment, Domain, Membership, Project, Revocation, Role,
+        Target, User,
+    },
     roles,
 };
 use crate::{BoxFuture, Identify};
@@ -78,7 +81,7 @@ pub struct Authority {
 struct Remembered {
     claims: Arc<Claims>,
     identity: Arc<Identity>,
-    at: Revision,
+    generation: u64,
 }
 
 impl Authority {
@@ -106,11 +109,11 @@ impl Authority {
     /// Whose token this is, and what it gives now.
     pub fn validate(&self, token: &str) -> Result<Arc<Identity>> {
         // Read before anything else, so that what is looked up is at least as new as the entry says.
-        let at = self.store.revision();
+        let generation = self.generation();
         let known = self.remembered.read().unwrap_or_else(PoisonError::into_inner).get(token).cloned();
         let now = Timestamp::now();
         if let Some(known) = &known
-            && known.at == at
+            && known.generation == generation
             && now < known.identity.expires_at
         {
             return Ok(Arc::clone(&known.identity));
@@ -140,8 +143,42 @@ impl Authority {
         if remembered.len() >= MAX_REMEMBERED {
             remembered.clear();
         }
-        remembered.insert(token.into(), Remembered { claims, identity: Arc::clone(&identity), at });
+        remembered.insert(token.into(), Remembered { claims, identity: Arc::clone(&identity), generation });
         Ok(identity)
+    }
+
+    /// Grows with every change of anything that a token's worth rests on.
+    fn generation(&self) -> u64 {
+        let store = &self.store;
+        store.generation::<Domain>()
+            + store.generation::<Project>()
+            + store.generation::<User>()
+            + store.generation::<Membership>()
+            + store.generation::<Role>()
+            + store.generation::<Assignment>()
+            + store.generation::<ApplicationCredential>()
+            + store.generation::<Revocation>()
+    }
+
+    /// Deletes revocations of tokens that have ended anyway; to be called now and then. Returns how many went.
+    pub async fn sweep(&self) -> Result<usize> {
+        let now = Timestamp::now();
+        let mut gone = 0;
+        let mut query = Query::all().limit(200);
+        loop {
+            let page = self.store.list::<Revocation>(&query);
+            let ended: Vec<_> = page.items.iter().filter(|one| one.body.expires_at <= now).collect();
+            if !ended.is_empty() {
+                let author = Author::new("cloud").operation("identity.sweep");
+                let transaction = ended.iter().fold(Transaction::new(author), |all, one| all.delete(one));
+                self.store.commit(transaction).await?;
+                gone += ended.len();
+            }
+            match page.items.last() {
+                Some(last) if page.next.is_some() => query = query.after(last.meta.id),
+                _ => return Ok(gone),
+            }
+        }
     }
 
     fn forget(&self, token: &str) {

@@ -55,7 +55,7 @@ pub(super) async fn create(authority: Arc<Authority>, session: Session, input: C
             let body = User {
                 domain: domain.meta.id,
                 description: text(input.description.clone()),
-                email: email(input.email.as_ref().map(|email| email.as_str()))?,
+                email: email(input.email.as_ref().map(nephos_types::Text::as_str))?,
                 enabled: input.enabled.unwrap_or(true),
                 default_project: default_project(&session, input.default_project.as_ref())?,
                 epoch: 0,

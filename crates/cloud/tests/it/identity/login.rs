@@ -1,5 +1,6 @@
 //! Logging in and out, and what ends a token.
 
+use nephos_cloud::identity::kinds::Revocation;
 use nephos_ops::{
     Scope,
     identity::{
@@ -7,7 +8,8 @@ use nephos_ops::{
         UpdateDomain, UpdateProject, UpdateUser,
     },
 };
-use nephos_types::ErrorKind;
+use nephos_store::{Author, Draft, Query, Transaction};
+use nephos_types::{ErrorKind, RevocationId, Timestamp, UserId};
 use serde_json::{Value, json};
 
 use super::world::{PASSWORD, World, code, input, password_of};
@@ -76,7 +78,7 @@ async fn guessing_at_many_users_is_slowed_down_per_address_but_not_from_loopback
         let mut refused = false;
         for guess in 0..40 {
             let login = json!({ "user": format!("user{guess}"), "password": "wrong" });
-            let address = format!("{}{guess}", address);
+            let address = format!("{address}{guess}");
             refused |= code(world.from(&address, None).call(input::<CreateToken>(login)).await) == "too_many_attempts";
         }
         assert_eq!(refused, limited, "{address}");
@@ -214,4 +216,17 @@ async fn tokens_end_at_once_with_what_they_rest_on() {
         }
         assert_eq!(world.with(&token).await.map(|_| ()).unwrap_err().kind, ErrorKind::Unauthenticated, "{change}");
     }
+}
+
+#[tokio::test]
+async fn revocations_are_forgotten_once_the_token_has_ended() {
+    let world = World::new().await;
+    let token = world.token(json!({ "user": "admin", "password": PASSWORD })).await.unwrap();
+    world.with(&token).await.unwrap().call(RevokeToken::default()).await.unwrap();
+    let ended = Revocation { user: UserId::new(), expires_at: Timestamp::now() };
+    let past = Transaction::new(Author::new("test")).create(Draft::new(RevocationId::new(), ended));
+    world.store.commit(past).await.unwrap();
+    assert_eq!(world.authority.sweep().await.unwrap(), 1);
+    assert_eq!(world.store.count::<Revocation>(&Query::all()), 1);
+    assert!(world.with(&token).await.is_err());
 }
