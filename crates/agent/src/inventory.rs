@@ -48,7 +48,7 @@ fn cpu_model(cpuinfo: &str) -> String {
 fn disk(data: &Path, reserved: Bytes) -> Result<Bytes> {
     let system = nix::sys::statvfs::statvfs(data)
         .map_err(|error| Error::internal("The agent's disk cannot be measured", error))?;
-    let free = u64::from(system.blocks_available()).saturating_mul(u64::from(system.fragment_size()));
+    let free = system.blocks_available().saturating_mul(system.fragment_size());
     Ok(Bytes(free.saturating_add(filled(data, 4)).saturating_sub(reserved.0)))
 }
 

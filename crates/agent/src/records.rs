@@ -79,7 +79,7 @@ impl Records {
             {
                 Ok(record) => records.push(record),
                 Err(error) => {
-                    tracing::warn!(file = %path.display(), error, "a server's record cannot be read; the control plane will say again what it should be")
+                    tracing::warn!(file = %path.display(), error, "a server's record cannot be read; the control plane will say again what it should be");
                 }
             }
         }

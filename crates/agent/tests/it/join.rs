@@ -10,7 +10,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use nephos_agent::{Fleet, Join, RemoteNode, simulated_config};
 use nephos_auth::Authority;
-use nephos_cloud::node::{ImageBytes, JoinToken, Node, Nodes, Settings, Workload};
+use nephos_cloud::node::{self, ImageBytes, Nodes, Settings, Workload};
 use nephos_driver::{Power, simulated::SimulatedHost};
 use nephos_node_api::{Client, Content, ControlPlane, DesiredServer, ServerReport, StreamPurpose, WantedPower, server};
 use nephos_store::{Author, Kinds, Sqlite, Store};
@@ -57,7 +57,7 @@ pub(crate) struct Cloud {
 impl Cloud {
     pub(crate) async fn start(data: &Path, listen: &str, settings: Settings) -> Self {
         let backend = Sqlite::open(data.join("cloud.db")).await.unwrap();
-        let store = Store::open(backend, Kinds::new().with::<Node>().with::<JoinToken>()).await.unwrap();
+        let store = Store::open(backend, node::kinds(Kinds::new())).await.unwrap();
         let authority = Authority::open(&data.join("authority.pem")).unwrap();
         let nodes = Nodes::new(store.clone(), authority, settings);
         let servers = Arc::new(Servers::default());

@@ -189,10 +189,11 @@ async fn while_the_control_plane_is_away_guests_are_kept_so_even_by_a_new_agent(
     let _agent = Running::start(&control, &host, Some(data.path()));
     wait_for(|| host.calls(Verb::Start) == 3).await;
 
-    let mut state = control.state.lock().unwrap();
-    state.away = false;
-    state.heard_hello = false;
-    drop(state);
+    {
+        let mut state = control.state.lock().unwrap();
+        state.away = false;
+        state.heard_hello = false;
+    }
     control
         .until("both restarts", |state| state.reports.get(&web.id).filter(|report| report.restarts == 2).cloned())
         .await;

@@ -1,5 +1,6 @@
 //! The agent against a fake control plane and the simulated driver over the in-process transport, and against the
 //! real one over TLS.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod fake;
 mod images;

@@ -127,7 +127,7 @@ impl Nodes {
                 match record.body.reachable {
                     Reachable::Up => tracing::info!(%node, name, "the node is up"),
                     _ => {
-                        tracing::warn!(%node, name, silent_for_s = live.state().heard.elapsed().as_secs(), "the node is down: nothing was heard of it")
+                        tracing::warn!(%node, name, silent_for_s = live.state().heard.elapsed().as_secs(), "the node is down: nothing was heard of it");
                     }
                 }
             }

@@ -29,13 +29,19 @@ use futures_util::future::BoxFuture;
 use nephos_auth::Authority;
 use nephos_driver::DiskFormat;
 use nephos_node_api::{Content, DesiredServer, ServerReport};
-use nephos_store::{CommitError, Draft, Query, Record, Store, Transaction};
+use nephos_store::{CommitError, Draft, Kinds, Query, Record, Store, Transaction};
 use nephos_types::{Error, ImageId, Name, NodeId, Result, Timestamp};
 
 pub use record::{JoinToken, Node, Reachable};
 
 use self::{live::Live, record::NodeRecord};
 use crate::{CLOUD, compute::placement::Amounts, name_claim};
+
+/// The kinds that the store is opened with for this family.
+#[must_use]
+pub fn kinds(kinds: Kinds) -> Kinds {
+    kinds.with::<Node>().with::<JoinToken>()
+}
 
 /// What nodes run.
 pub trait Workload: Send + Sync + 'static {
