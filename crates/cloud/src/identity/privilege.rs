@@ -29,15 +29,12 @@ impl Session {
         if self.is_admin() {
             return Ok(());
         }
-        let domain = match &self.identity()?.scope {
-            Scope::Domain { id, .. } => Some(*id),
-            _ => None,
-        };
+        let reach = self.identity()?.scope.clone();
         let actors = match actor {
             Actor::User(user) => roles::actors(self.store(), user),
             Actor::Group(_) => vec![actor],
         };
-        if actors.into_iter().any(|actor| reaches_further(self.store(), actor, domain)) {
+        if actors.into_iter().any(|actor| reaches_further(self.store(), actor, &reach)) {
             return Err(Error::new(ErrorKind::Forbidden, "outranked", "They may do more than you")
                 .detail("they have the role `admin`, or a role outside of what you manage")
                 .next("ask the cloud's administrator", None));
@@ -82,10 +79,17 @@ impl Session {
     }
 }
 
-fn reaches_further(store: &Store, actor: Actor, domain: Option<DomainId>) -> bool {
+/// Whether a user or group has `admin`, or a role outside of a scope and what is below it.
+fn reaches_further(store: &Store, actor: Actor, scope: &Scope) -> bool {
+    let domain = match scope {
+        Scope::Domain { id, .. } => Some(*id),
+        _ => None,
+    };
     store.list::<Assignment>(&Query::all().index("actor", actor.key())).items.iter().any(|given| {
         let inside = match given.body.target {
+            // A role on the system reaches further even than another one on the system: only `admin` weighs them.
             Target::System => false,
+            _ if *scope == Scope::System => true,
             Target::Domain(id) => Some(id) == domain,
             Target::Project(id) => store.get::<Project>(id).map(|project| project.body.domain) == domain,
         };

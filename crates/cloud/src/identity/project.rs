@@ -13,7 +13,7 @@ use super::{
     listing::{self, page_limit, rename, text},
     removal, roles,
 };
-use crate::{Named, Session, idempotency::Made, name_claim};
+use crate::{Named, Session, Visible, idempotency::Made, name_claim};
 
 fn view(record: &Record<Project>) -> Result<View> {
     Ok(View {
@@ -110,16 +110,25 @@ pub(super) async fn list(_: Arc<Authority>, session: Session, input: ListProject
     if let Some(domain) = &input.domain {
         query = query.index("domain", session.find::<Domain>(domain)?.meta.id);
     }
+    let mine = match session.visible() {
+        Visible::Everything => input.mine,
+        Visible::Domain(own) => {
+            query = if input.mine { query } else { query.index("domain", own) };
+            input.mine
+        }
+        Visible::Project(_) | Visible::Nothing => true,
+    };
+    // Once for the whole list: asking for each project whether the caller may see it would cost as many look-ups.
+    let mine = if mine { Some(roles::projects_of(session.store(), session.identity()?.user)) } else { None };
     if let Some(parent) = &input.parent {
         query = query.index("parent", session.find::<Project>(parent)?.meta.id);
     }
-    let mine = if input.mine { Some(roles::projects_of(session.store(), session.identity()?.user)) } else { None };
     let fits = |record: &Record<Project>| {
         mine.as_ref().is_none_or(|mine| mine.contains(&record.meta.id))
             && input.name.as_ref().is_none_or(|name| record.meta.name.as_ref() == Some(name))
             && input.enabled.is_none_or(|enabled| record.body.enabled == enabled)
     };
-    listing::visible::<Project, _>(&session, query, input.after, page_limit(input.limit), fits, view)
+    listing::filtered::<Project, _>(&session, query, input.after, page_limit(input.limit), fits, view)
 }
 
 pub(super) async fn show(_: Arc<Authority>, session: Session, input: ShowProject) -> Result<View> {

@@ -98,6 +98,21 @@ async fn awkward_passwords_survive_the_files() {
         .unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), password);
     let clouds = fs::read_to_string(world.folder.path().join("clouds.yaml")).unwrap();
-    let quoted = clouds.lines().find_map(|line| line.trim().strip_prefix("password: ")).unwrap();
-    assert_eq!(serde_json::from_str::<String>(quoted).unwrap(), password);
+    let clouds: serde_json::Value = serde_yaml_ng::from_str(&clouds).unwrap();
+    for (cloud, project) in [("nephos", "demo"), ("nephos-admin", "admin")] {
+        let expected = serde_json::json!({
+            "auth": {
+                "auth_url": "http://127.0.0.1:6780/identity/v3",
+                "username": "admin",
+                "password": password,
+                "project_name": project,
+                "user_domain_name": "default",
+                "project_domain_name": "default",
+            },
+            "identity_api_version": 3,
+            "region_name": "RegionOne",
+            "interface": "public",
+        });
+        assert_eq!(clouds["clouds"][cloud], expected);
+    }
 }
