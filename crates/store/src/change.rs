@@ -138,12 +138,13 @@ impl Change {
         typed(self.after.as_ref())
     }
 
-    /// The record before in its stored form (`project`, `name`, `labels`, `body`, …), whatever its kind.
+    /// The record before in its stored form (`project`, `name`, `labels`, `body`, …), whatever its kind; the
+    /// body of a [`Kind::SECRET`] is left out.
     pub fn before_json(&self) -> Result<Option<Value>> {
         self.before.as_ref().map(json).transpose()
     }
 
-    /// The record after in its stored form, whatever its kind.
+    /// The record after in its stored form, likewise.
     pub fn after_json(&self) -> Result<Option<Value>> {
         self.after.as_ref().map(json).transpose()
     }

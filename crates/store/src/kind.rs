@@ -24,6 +24,9 @@ pub trait Kind: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     /// Whether the change log keeps what was before and is kept for the audit's time. Off for what changes all the
     /// time and interests nobody later, such as a node's last report.
     const AUDITED: bool = true;
+    /// Whether the body holds secrets, so that nobody who reads the change log sees it: [`crate::Change::after_json`]
+    /// leaves it out.
+    const SECRET: bool = false;
     /// The declared indexes, by which [`crate::Query::index`] finds records.
     const INDEXES: &'static [&'static str] = &[];
 

@@ -29,7 +29,12 @@ impl<K: Kind> AnyRecord for Record<K> {
 
     fn json(&self) -> Result<Value> {
         let text = stored::encode(&self.meta, &self.body)?;
-        serde_json::from_str(&text).map_err(|error| Error::internal("A stored form is not JSON", error))
+        let mut form: Value =
+            serde_json::from_str(&text).map_err(|error| Error::internal("A stored form is not JSON", error))?;
+        if K::SECRET {
+            form["body"] = Value::Null;
+        }
+        Ok(form)
     }
 }
 

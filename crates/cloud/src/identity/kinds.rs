@@ -93,6 +93,7 @@ impl Kind for UserSecret {
     type Id = UserId;
     const NAME: &'static str = "user_secret";
     const AUDITED: bool = false;
+    const SECRET: bool = true;
 }
 
 /// Users who are given roles together. Its name is unique in its domain.
@@ -303,6 +304,7 @@ impl Kind for ApplicationCredentialSecret {
     type Id = ApplicationCredentialId;
     const NAME: &'static str = "application_credential_secret";
     const AUDITED: bool = false;
+    const SECRET: bool = true;
 }
 
 /// A key pair that signs requests of EC2 and S3 clients as its owner, on one project.
@@ -341,6 +343,7 @@ impl Kind for AccessKeySecret {
     type Id = AccessKeyId;
     const NAME: &'static str = "access_key_secret";
     const AUDITED: bool = false;
+    const SECRET: bool = true;
 }
 
 /// A token that ended before its time, under the token's own id.
