@@ -7,7 +7,7 @@ use std::{
 };
 
 use nephos_driver::{Boot, Disk, GuestSpec, Observation, Power, Presence, StopMode};
-use nephos_node_api::{ServerState, WantedPower};
+use nephos_node_api::{FETCHING_IMAGE, ServerState, WantedPower};
 use nephos_types::{Error, ErrorKind, Result};
 use tokio::sync::Notify;
 
@@ -213,7 +213,7 @@ impl Servers {
                     if last.swap(percent, Ordering::Relaxed) != percent {
                         self.report_state(
                             record,
-                            ServerState::Working { doing: "fetching image".to_owned(), percent: Some(percent) },
+                            ServerState::Working { doing: FETCHING_IMAGE.to_owned(), percent: Some(percent) },
                             None,
                         );
                     }

@@ -128,12 +128,14 @@ impl Authority {
         .map(|certificate| certificate.pem())
     }
 
-    /// A certificate for a server of this DNS name, with a new key that is kept nowhere.
+    /// A certificate for a server of this DNS name or IP address, with a new key that is kept nowhere.
     pub fn server_certificate(&self, name: &str, valid: Duration) -> Result<ServerCertificate> {
         let key = KeyPair::generate().map_err(broken)?;
         let mut params = params(name, SystemTime::now() - CLOCKS_BEHIND, valid + CLOCKS_BEHIND)?;
-        params.subject_alt_names =
-            vec![rcgen::SanType::DnsName(name.try_into().map_err(|error: rcgen::Error| broken(error))?)];
+        params.subject_alt_names = vec![match name.parse() {
+            Ok(address) => rcgen::SanType::IpAddress(address),
+            Err(_) => rcgen::SanType::DnsName(name.try_into().map_err(|error: rcgen::Error| broken(error))?),
+        }];
         let certificate = self.sign(&key, params, ExtendedKeyUsagePurpose::ServerAuth)?;
         Ok(ServerCertificate { chain: vec![certificate.der().to_vec(), self.der.clone()], key: key.serialize_der() })
     }

@@ -1,23 +1,25 @@
 //! Decides: the handlers of the operations, the workflows, the reconcilers, the scheduler.
 //!
 //! [`core`](CloudCore) is what front ends call; each family (identity, compute, …) registers its handlers with
-//! [`Handlers`] and sees a call as a [`Session`].
+//! [`Handlers`] and sees a call as a [`Session`]. [`Control`] wires them all together.
 //!
 //! Must not know: any front end's protocol, any driver, SQL.
 
-pub mod compute {
-    //! What runs where.
-    pub mod placement;
-}
+pub mod compute;
+mod control;
 mod core;
 pub mod idempotency;
 pub mod identity;
 pub mod image;
+mod journal;
 pub mod node;
 mod resolve;
 mod session;
+pub mod system;
+pub mod workflow;
 
 pub use self::{
+    control::{Control, DATABASE, Options},
     core::{BoxFuture, CloudCore, Handlers, Identify},
     resolve::{CLOUD, Named, name_claim},
     session::{Session, Visible},

@@ -124,6 +124,12 @@ pub fn micro(options: &Options, mut progress: impl FnMut(Progress)) -> Result<Mi
     Ok(image)
 }
 
+/// The newest micro guest that was built before, without building one.
+#[must_use]
+pub fn cached() -> Option<MicroImage> {
+    Cache::open(None).ok()?.newest()
+}
+
 fn supported() -> Result<()> {
     if std::env::consts::ARCH == "x86_64" {
         return Ok(());

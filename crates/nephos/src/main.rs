@@ -1,7 +1,24 @@
-//! The `nephos` binary.
+//! The `nephos` binary: one program that is the cloud (`up`), a node of it (`agent`), and its command line.
+//!
+//! Only this crate reads configuration, environment and arguments of the server, and only here parts are wired
+//! together.
+
+mod agent;
+mod config;
+mod image_build;
+mod kill_point;
+mod logging;
+mod observe;
+mod restore;
+mod up;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    nephos_cli::App::new("nephos", env!("CARGO_PKG_VERSION")).run(std::env::args_os())
+    nephos_cli::App::new("nephos", env!("CARGO_PKG_VERSION"))
+        .with(up::command())
+        .with(agent::command())
+        .with(restore::command())
+        .with(image_build::command())
+        .run(std::env::args_os())
 }

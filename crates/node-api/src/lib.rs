@@ -15,6 +15,6 @@ pub mod tls;
 pub use client::{Client, Connector};
 pub use control::{Boxed, ByteStream, Content, ControlPlane, Duplex, HELLO_FIRST, NODE_REMOVED};
 pub use message::{
-    Desired, DesiredServer, Enrolment, EnrolmentAnswer, Hello, HelloAnswer, ImageSource, Inventory, PROTOCOL_VERSION,
-    PortRange, Renewal, Report, ServerReport, ServerState, StreamPurpose, StreamRequest, WantedPower,
+    Desired, DesiredServer, Enrolment, EnrolmentAnswer, FETCHING_IMAGE, Hello, HelloAnswer, ImageSource, Inventory,
+    PROTOCOL_VERSION, PortRange, Renewal, Report, ServerReport, ServerState, StreamPurpose, StreamRequest, WantedPower,
 };

@@ -91,6 +91,9 @@ pub struct HelloAnswer {
     pub report_every_ms: u64,
 }
 
+/// What [`ServerState::Working`] says while a server's image is on its way.
+pub const FETCHING_IMAGE: &str = "fetching image";
+
 /// Where a server's root disk comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageSource {

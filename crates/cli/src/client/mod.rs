@@ -7,7 +7,7 @@
 //! [`request_id`]); not reaching the cloud is told apart (see [`is_unreachable`]); what is repeated after a lost
 //! connection changes nothing twice, because creating calls carry an idempotency key.
 //!
-//! Must not know: the command line, files on disk, where credentials come from.
+//! Must not know: the command line, where credentials come from.
 
 mod connect;
 mod error;
@@ -15,7 +15,7 @@ mod events;
 mod request;
 mod tunnel;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -27,6 +27,7 @@ use nephos_ops::{ByteStream, Download, EventStream, Operation, Spec, Tunnel};
 use nephos_types::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio_util::io::ReaderStream;
 
 use connect::Connector;
 pub(crate) use error::broken_off;
@@ -73,6 +74,18 @@ pub struct Upload {
     pub body: ByteStream,
     /// How many there are, where known.
     pub length: Option<u64>,
+}
+
+impl Upload {
+    /// The content of a file.
+    pub async fn file(path: &Path) -> Result<Self> {
+        let refuse = |error: std::io::Error| {
+            Error::invalid("unreadable_file", format!("{} cannot be read", path.display())).detail(error.to_string())
+        };
+        let file = tokio::fs::File::open(path).await.map_err(refuse)?;
+        let length = file.metadata().await.map_err(refuse)?.len();
+        Ok(Self { body: Box::pin(ReaderStream::with_capacity(file, 256 << 10)), length: Some(length) })
+    }
 }
 
 /// A client of one cloud. Cheap to clone; clones share connections.

@@ -185,35 +185,55 @@ struct Picture {
     candidates: Vec<Candidate>,
 }
 
+impl Picture {
+    fn draw(&mut self, version: u64, look: impl Fn() -> Vec<Candidate>) {
+        self.candidates = look();
+        self.candidates.sort_by_key(|candidate| candidate.node);
+        self.version = version;
+    }
+
+    /// Chooses. Notes of claims that the store then refused make the picture too dark, so nobody is refused before a
+    /// fresh look.
+    fn choose(&mut self, version: u64, look: impl Fn() -> Vec<Candidate>, demand: &Demand) -> Result<usize, Error> {
+        let fresh = self.version != version;
+        if fresh {
+            self.draw(version, &look);
+        }
+        match choose(&self.candidates, demand) {
+            Err(_) if !fresh => {
+                self.draw(version, look);
+                choose(&self.candidates, demand)
+            }
+            decided => decided,
+        }
+    }
+}
+
 impl Candidates {
     /// Decides, and notes the demand on the chosen node at once so that the next decision sees it. `version` changes
     /// whenever a node's record does; then `look` draws the picture anew.
     pub fn place(
         &self,
         version: u64,
-        look: impl FnOnce() -> Vec<Candidate>,
+        look: impl Fn() -> Vec<Candidate>,
         demand: &Demand,
     ) -> Result<(NodeId, Amounts), Error> {
         let mut picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
-        if picture.version != version {
-            picture.candidates = look();
-            picture.candidates.sort_by_key(|candidate| candidate.node);
-            picture.version = version;
-        }
-        let index = choose(&picture.candidates, demand)?;
+        let index = picture.choose(version, look, demand)?;
         let candidate = &mut picture.candidates[index];
         candidate.used = candidate.used.plus(demand.amounts);
         Ok((candidate.node, candidate.capacity))
     }
 
+    /// Whether there is a node for the demand now; claims nothing.
+    pub fn check(&self, version: u64, look: impl Fn() -> Vec<Candidate>, demand: &Demand) -> Result<(), Error> {
+        let mut picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
+        picture.choose(version, look, demand).map(|_| ())
+    }
+
     /// What was claimed on a node is free again, or was never claimed because the store refused.
     pub fn give_back(&self, node: NodeId, amounts: Amounts) {
         self.correct(node, |candidate| candidate.used = candidate.used.minus(amounts));
-    }
-
-    /// The store knows better what is claimed on a node.
-    pub fn set_used(&self, node: NodeId, used: Amounts) {
-        self.correct(node, |candidate| candidate.used = used);
     }
 
     fn correct(&self, node: NodeId, change: impl FnOnce(&mut Candidate)) {
@@ -274,8 +294,14 @@ mod tests {
     #[test]
     fn what_is_given_back_can_be_placed_again() {
         let candidates = Candidates::default();
-        let look = || vec![candidate(1, 256)];
+        let full = std::cell::Cell::new(false);
+        let look = || {
+            let mut only = candidate(1, 256);
+            only.used.memory_mib = if full.get() { 256 } else { 0 };
+            vec![only]
+        };
         let (node, _) = candidates.place(1, look, &demand(256)).unwrap();
+        full.set(true);
         assert!(candidates.place(1, look, &demand(256)).is_err());
         candidates.give_back(node, demand(256).amounts);
         assert!(candidates.place(1, look, &demand(256)).is_ok());

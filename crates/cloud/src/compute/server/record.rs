@@ -4,7 +4,7 @@ use nephos_driver::{ConfigFile, Interface, PortForward, Power};
 use nephos_node_api::{DesiredServer, ImageSource, ServerReport, ServerState as Reported, WantedPower};
 use nephos_ops::compute as view;
 use nephos_store::{Kind, Record};
-use nephos_types::{Bytes, FlavorId, ImageId, Name, NodeId, ServerId, Timestamp, WorkflowId};
+use nephos_types::{Bytes, FlavorId, Name, NodeId, Result, ServerId, Timestamp, WorkflowId};
 use serde::{Deserialize, Serialize};
 
 use crate::compute::placement::Amounts;
@@ -37,6 +37,8 @@ pub struct Observed {
     pub generation: u64,
     /// What is so.
     pub state: Reported,
+    /// Whether it ran when that was last known: stays while the node works on it.
+    pub power: Option<Power>,
     /// Why the wanted generation is not reached.
     pub error: Option<nephos_types::Error>,
 }
@@ -157,8 +159,13 @@ impl Server {
 
     /// Takes in what the node says. Returns whether anything that matters has changed.
     pub fn observe(&mut self, report: &ServerReport, at: Timestamp) -> bool {
-        let observed =
-            Observed { generation: report.generation, state: report.state.clone(), error: report.error.clone() };
+        let power = match &report.state {
+            Reported::Present(seen) => Some(seen.power),
+            Reported::Gone => None,
+            Reported::Working { .. } | Reported::Unknown { .. } => self.observed.as_ref().and_then(|last| last.power),
+        };
+        let (generation, state, error) = (report.generation, report.state.clone(), report.error.clone());
+        let observed = Observed { generation, state, power, error };
         if self.observed.as_ref() == Some(&observed) && self.restarts == report.restarts {
             return false;
         }
@@ -203,29 +210,25 @@ impl Server {
             Life::Failed => view::ServerState::Error,
             Life::Building => view::ServerState::Building,
             Life::Made if !node_up => view::ServerState::Unknown,
-            Life::Made => match self.observed.as_ref().map(|observed| &observed.state) {
-                Some(Reported::Present(seen)) if seen.power == Power::On => view::ServerState::Active,
-                Some(Reported::Present(_)) => view::ServerState::Stopped,
-                Some(Reported::Working { .. }) if self.wanted == WantedPower::Off { grace_ms: 0 } => {
-                    view::ServerState::Active
-                }
-                Some(Reported::Working { .. }) => view::ServerState::Stopped,
-                Some(Reported::Gone) => view::ServerState::Error,
-                Some(Reported::Unknown { .. }) | None => view::ServerState::Unknown,
+            Life::Made => match &self.observed {
+                Some(Observed { state: Reported::Gone, .. }) => view::ServerState::Error,
+                Some(Observed { state: Reported::Unknown { .. }, .. }) => view::ServerState::Unknown,
+                Some(Observed { power: Some(Power::On), .. }) => view::ServerState::Active,
+                Some(Observed { power: Some(Power::Off), .. }) => view::ServerState::Stopped,
+                _ => view::ServerState::Unknown,
             },
         }
     }
 }
 
 /// What people see of a server. `node` is its node's name and whether it is heard of.
-#[must_use]
-pub fn view(record: &Record<Server>, node: Option<(Name, bool)>) -> view::Server {
+pub fn view(record: &Record<Server>, node: Option<(Name, bool)>) -> Result<view::Server> {
     let body = &record.body;
     let node_up = node.as_ref().is_none_or(|(_, up)| *up);
-    view::Server {
+    Ok(view::Server {
         id: record.meta.id,
-        name: record.meta.name.clone(),
-        project: record.meta.project.unwrap_or_else(|| nephos_types::Id::from_bits(0)),
+        name: crate::compute::name(record)?,
+        project: record.meta.project.unwrap_or_else(crate::compute::no_id),
         state: body.state(node_up),
         task: body.task.as_ref().map(|task| task.name.clone()),
         workflow: body.task.as_ref().map(|task| task.workflow).or(body.last_workflow),
@@ -256,11 +259,5 @@ pub fn view(record: &Record<Server>, node: Option<(Name, bool)>) -> view::Server
         labels: record.meta.labels.clone(),
         created_at: record.meta.created_at,
         updated_at: record.meta.updated_at,
-    }
-}
-
-/// Which image a server's root disk comes from; kept while the server exists, so that the image's file is.
-#[must_use]
-pub fn image_of(server: &Server) -> ImageId {
-    server.image.id
+    })
 }

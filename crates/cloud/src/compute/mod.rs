@@ -1,0 +1,115 @@
+//! Flavors, key pairs, quotas and servers: what runs where, and the workflows that make it so.
+//!
+//! Invariants: a server's claims (name, quota, capacity, forwarded ports) change only in the transaction that makes or
+//! ends what they stand for; a server is changed by one workflow at a time; what its node should make of it is written
+//! down before the node is told.
+//!
+//! Must not know: how nodes are reached, how guests are run, any front end.
+
+pub mod flavor;
+pub mod keypair;
+pub mod placement;
+pub mod quota;
+pub mod server;
+
+use std::sync::{Arc, Weak};
+
+use nephos_store::{CommitError, Kind, Kinds, Record, Store};
+use nephos_types::{Error, Id, Name, Result};
+
+use crate::{core::Handlers, identity::ProjectUse, image::Images, journal::Engine, node::Nodes};
+
+/// The family's state: handles to what it works with, and the picture that placement decides on.
+pub struct Compute {
+    pub(crate) store: Store,
+    pub(crate) engine: Engine,
+    pub(crate) nodes: Arc<Nodes>,
+    pub(crate) images: Arc<Images>,
+    pub(crate) candidates: placement::Candidates,
+}
+
+impl Compute {
+    /// Registers the family's workflows with the engine and its operations with the core, and begins to tell nodes of
+    /// changes.
+    pub fn register(
+        handlers: &mut Handlers,
+        store: &Store,
+        engine: &Engine,
+        nodes: &Arc<Nodes>,
+        images: &Arc<Images>,
+    ) -> Result<Arc<Self>> {
+        let compute = Arc::new(Self {
+            store: store.clone(),
+            engine: engine.clone(),
+            nodes: Arc::clone(nodes),
+            images: Arc::clone(images),
+            candidates: placement::Candidates::default(),
+        });
+        server::workflows::register(&compute)?;
+        flavor::register(handlers, &compute);
+        keypair::register(handlers, &compute);
+        quota::register(handlers, &compute);
+        server::register(handlers, &compute);
+        server::tell_nodes(&compute);
+        Ok(compute)
+    }
+}
+
+/// The kinds that this family keeps.
+#[must_use]
+pub fn kinds(kinds: Kinds) -> Kinds {
+    kinds
+        .with::<flavor::Flavor>()
+        .with::<keypair::KeyPair>()
+        .with::<quota::Quota>()
+        .with::<server::Server>()
+}
+
+/// What of this family stands against deleting a project.
+#[must_use]
+pub fn project_use() -> ProjectUse {
+    ProjectUse {
+        what: "servers",
+        count: |store, project| u64::try_from(store.counter(&quota::counter(project, "servers"))).unwrap_or(0),
+        counter: Some(|project| quota::counter(project, "servers")),
+    }
+}
+
+/// The family as its own workflows hold it: not owning, because the engine that holds them is part of it.
+#[derive(Clone)]
+pub(crate) struct Held(Weak<Compute>);
+
+impl Held {
+    pub(crate) fn of(compute: &Arc<Compute>) -> Self {
+        Self(Arc::downgrade(compute))
+    }
+
+    /// The family; an error only while the process ends.
+    pub(crate) fn get(&self) -> Result<Arc<Compute>> {
+        self.0.upgrade().ok_or_else(|| {
+            Error::new(nephos_types::ErrorKind::Unavailable, "stopping", "The control plane is stopping")
+        })
+    }
+}
+
+/// The name of a record of a kind that always has one.
+pub(crate) fn name<K: Kind>(record: &Record<K>) -> Result<Name> {
+    record.meta.name.clone().ok_or_else(|| Error::bug(format!("{} `{}` has no name", K::NAME, record.meta.id)))
+}
+
+/// A failed creation: says so plainly if the name is taken.
+pub(crate) fn taken(error: CommitError, noun: &'static str, name: &Name) -> Error {
+    match error {
+        CommitError::Taken { key, .. } if key.starts_with("name/") => {
+            Error::conflict("name_taken", format!("There is a {noun} `{name}` already"))
+                .next("choose another name", None)
+                .next(format!("look at it: nephos {noun} show {name}"), Some(format!("nephos {noun} show {name}")))
+        }
+        other => other.into(),
+    }
+}
+
+/// An id that stands where none is known; only for records that a defect left without one.
+pub(crate) fn no_id<I: Id>() -> I {
+    I::from_bits(0)
+}

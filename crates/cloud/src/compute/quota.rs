@@ -1,0 +1,131 @@
+//! Quotas: how many servers, CPUs and how much memory a project may use.
+//!
+//! Use is kept in bounded counters of the store, so that it is exact whatever goes on at once. Limits are a record per
+//! project; without one the defaults hold.
+
+use std::sync::Arc;
+
+use nephos_ops::compute::{self as ops, Allowance, ShowQuota, UpdateQuota};
+use nephos_store::{Bound, Draft, Kind, Store, Transaction};
+use nephos_types::{Error, ErrorKind, Number, ProjectId, Result};
+use serde::{Deserialize, Serialize};
+
+use super::{Compute, placement::Amounts};
+use crate::{core::Handlers, identity::kinds::Project, session::Session};
+
+/// A project's limits, as stored; the record's id is the project's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quota {
+    /// Servers.
+    pub servers: u64,
+    /// Virtual CPUs of all servers.
+    pub vcpus: u64,
+    /// Memory of all servers, in MiB.
+    pub memory_mib: u64,
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Self { servers: 20, vcpus: 40, memory_mib: 80 * 1024 }
+    }
+}
+
+impl Kind for Quota {
+    type Id = ProjectId;
+    const NAME: &'static str = "quota";
+}
+
+pub(super) fn counter(project: ProjectId, what: &str) -> String {
+    format!("quota/{project}/{what}")
+}
+
+fn limits(store: &Store, project: ProjectId) -> Quota {
+    store.get::<Quota>(project).map_or_else(Quota::default, |record| record.body)
+}
+
+fn amount(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Adds a server's use to the transaction that makes it.
+pub(super) fn take(store: &Store, transaction: Transaction, project: ProjectId, amounts: Amounts) -> Transaction {
+    let quota = limits(store, project);
+    transaction
+        .add(counter(project, "servers"), 1, Bound::AtMost(amount(quota.servers)))
+        .add(counter(project, "vcpus"), amount(amounts.vcpus), Bound::AtMost(amount(quota.vcpus)))
+        .add(counter(project, "memory_mib"), amount(amounts.memory_mib), Bound::AtMost(amount(quota.memory_mib)))
+}
+
+/// Takes a server's use away in the transaction that ends it.
+pub(super) fn give_back(transaction: Transaction, project: ProjectId, amounts: Amounts) -> Transaction {
+    transaction
+        .add(counter(project, "servers"), -1, Bound::Any)
+        .add(counter(project, "vcpus"), -amount(amounts.vcpus), Bound::Any)
+        .add(counter(project, "memory_mib"), -amount(amounts.memory_mib), Bound::Any)
+}
+
+/// The refusal, if a commit failed because one of these counters is full.
+pub(super) fn exceeded(key: &str, value: i64, limit: i64, wanted: Amounts) -> Option<Error> {
+    let (what, need) = match key.strip_prefix("quota/")?.rsplit('/').next()? {
+        "servers" => ("servers", 1),
+        "vcpus" => ("vCPU", wanted.vcpus),
+        "memory_mib" => ("MiB of memory", wanted.memory_mib),
+        _ => return None,
+    };
+    Some(
+        Error::new(ErrorKind::Quota, "quota_exceeded", "The project's quota refuses")
+            .detail(format!("need {need} {what} more, have {value} of {limit}"))
+            .next("see the quota", Some("nephos quota show".to_owned()))
+            .next("delete what is not needed, or ask an administrator for more", None),
+    )
+}
+
+pub(super) fn register(handlers: &mut Handlers, compute: &Arc<Compute>) {
+    handlers.handle(compute, show);
+    handlers.handle(compute, update);
+}
+
+fn view(store: &Store, project: ProjectId) -> ops::Quota {
+    let quota = limits(store, project);
+    let used = |what| u64::try_from(store.counter(&counter(project, what))).unwrap_or(0);
+    ops::Quota {
+        project,
+        servers: Allowance { limit: quota.servers, used: used("servers") },
+        vcpus: Allowance { limit: quota.vcpus, used: used("vcpus") },
+        memory_mib: Allowance { limit: quota.memory_mib, used: used("memory_mib") },
+    }
+}
+
+async fn show(compute: Arc<Compute>, session: Session, input: ShowQuota) -> Result<ops::Quota> {
+    let project = match &input.project {
+        Some(reference) => session.find::<Project>(reference)?.meta.id,
+        None => session.project()?,
+    };
+    Ok(view(&compute.store, project))
+}
+
+async fn update(compute: Arc<Compute>, session: Session, input: UpdateQuota) -> Result<ops::Quota> {
+    let project = session
+        .decide(|transaction| {
+            let project = session.find::<Project>(&input.project)?;
+            let id = project.meta.id;
+            let record = compute.store.get::<Quota>(id);
+            let old = record.as_ref().map_or_else(Quota::default, |record| record.body);
+            let new = Quota {
+                servers: input.servers.map_or(old.servers, Number::get),
+                vcpus: input.vcpus.map_or(old.vcpus, Number::get),
+                memory_mib: input.memory_mib.map_or(old.memory_mib, Number::get),
+            };
+            // The project shall not go meanwhile, or its quota would stay behind.
+            let transaction = transaction.expect(&project);
+            Ok((
+                match record {
+                    Some(record) => transaction.update(&record, new),
+                    None => transaction.create(Draft::new(id, new).project(id)),
+                },
+                id,
+            ))
+        })
+        .await?;
+    Ok(view(&compute.store, project))
+}

@@ -1,0 +1,372 @@
+//! What people may ask of servers.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use nephos_driver::{PortForward, Protocol};
+use nephos_node_api::{StreamPurpose, WantedPower};
+use nephos_ops::{
+    Download, Started, Tunnel,
+    compute::{
+        self as ops, CreateServer, DeleteServer, ListServers, OpenConsole, ReadConsoleLog, RebootServer, ServerState,
+        ShowServer, StartServer, StopServer, UpdateServer,
+    },
+};
+use nephos_store::{CommitError, Draft, Query, Record};
+use nephos_types::{Error, Id, Page, PageRequest, Result, ServerId, WorkflowId};
+use tokio_util::io::ReaderStream;
+
+use super::{
+    BY_NODE, Server,
+    record::{Life, Task, view},
+    workflows::{Action, CREATE, DELETE, DeleteInput, PowerInput, look},
+};
+use crate::{
+    compute::{Compute, flavor::Flavor, keypair::KeyPair, name, placement::Demand, quota, taken},
+    core::Handlers,
+    idempotency::Made,
+    journal,
+    node::Node,
+    resolve::{Named, name_claim},
+    session::{Session, Visible},
+};
+
+/// What a server gets to shut down when nobody says otherwise.
+const GRACE: Duration = Duration::from_secs(60);
+/// What of a console log is read when nobody says otherwise.
+const LOG_BYTES: u32 = 64 << 10;
+
+impl Named for Server {
+    const NOUN: &'static str = "server";
+}
+
+pub(crate) fn register(handlers: &mut Handlers, compute: &Arc<Compute>) {
+    handlers.handle_creation(compute, create, |compute: Arc<Compute>, _: Session, made: Made| async move {
+        let id = made.id::<Server>()?;
+        let workflow = made.workflow.ok_or_else(|| Error::bug("a server was created without a workflow"))?;
+        Ok(Started { workflow, resource: compute.shown(id)? })
+    });
+    handlers.handle(compute, list);
+    handlers.handle(compute, show);
+    handlers.handle(compute, update);
+    handlers.handle(compute, delete);
+    handlers.handle(compute, start);
+    handlers.handle(compute, stop);
+    handlers.handle(compute, reboot);
+    handlers.handle(compute, console);
+    handlers.handle(compute, console_log);
+}
+
+impl Compute {
+    fn view(&self, record: &Record<Server>) -> Result<ops::Server> {
+        let node = record.body.node.and_then(|node| self.nodes.summary(node));
+        view(record, node.map(|node| (node.name, node.up)))
+    }
+
+    fn shown(&self, id: ServerId) -> Result<ops::Server> {
+        self.view(&*self.store.get::<Server>(id).ok_or_else(|| Error::not_found("server", id))?)
+    }
+}
+
+async fn create(compute: Arc<Compute>, session: Session, input: CreateServer) -> Result<Started<ops::Server>> {
+    let project = session.project()?;
+    let flavor = session.find::<Flavor>(&input.flavor)?;
+    let image = compute.images.bootable(&session, &input.image)?;
+    let keypair = input.keypair.as_ref().map(|keypair| session.find::<KeyPair>(keypair)).transpose()?;
+    let size = &flavor.body;
+    let smallest = image.min_disk_gib.max(image.virtual_size_gib);
+    if size.disk_gib != 0 && size.disk_gib < smallest {
+        return Err(too_small("disk", smallest, size.disk_gib, "GiB"));
+    }
+    if size.memory_mib < image.min_memory_mib {
+        return Err(too_small("memory", image.min_memory_mib, size.memory_mib, "MiB"));
+    }
+    let id = ServerId::new();
+    let workflow = WorkflowId::new();
+    let body = Server {
+        flavor: flavor.meta.id,
+        flavor_name: name(&flavor)?,
+        vcpus: size.vcpus,
+        memory_mib: size.memory_mib,
+        disk_gib: size.disk_gib,
+        claimed_disk_gib: if size.disk_gib == 0 { smallest.max(1) } else { size.disk_gib },
+        image: image.source,
+        keypair: keypair.as_ref().map(|keypair| name(keypair)).transpose()?,
+        public_keys: keypair.iter().map(|keypair| keypair.body.public_key.clone()).collect(),
+        user_data: input.user_data.map(|text| text.as_str().to_owned()),
+        mac: mac(id),
+        forwards: input
+            .forward
+            .as_slice()
+            .iter()
+            .map(|port| PortForward { protocol: Protocol::Tcp, host_port: 0, guest_port: port.get_u16() })
+            .collect(),
+        hostname: hostname(input.name.as_str()),
+        restart: input.restart,
+        node: None,
+        wanted: WantedPower::Off { grace_ms: 0 },
+        generation: 0,
+        reboots: 0,
+        reboot_grace_ms: 0,
+        life: Life::Building,
+        task: Some(Task { name: "create".to_owned(), workflow }),
+        last_workflow: None,
+        fault: None,
+        observed: None,
+        restarts: 0,
+    };
+    let amounts = body.amounts();
+    let demand = Demand { amounts, format: Some(body.image.format) };
+    // Nothing is claimed yet; but who cannot be served is told now and not by a workflow.
+    compute.candidates.check(compute.nodes.version(), || look(&compute), &demand)?;
+
+    let run = compute
+        .engine
+        .prepare(CREATE, workflow, &serde_json::json!({ "server": id }))?
+        .subject(id.to_string())
+        .project(Some(project))
+        .author(journal::asked_by(&session));
+    let transaction = session
+        .transaction()
+        .create(Draft::new(id, body).project(project).name(input.name.clone()).labels(input.labels))
+        .claim(name_claim::<Server>(&project.to_string(), &input.name), id);
+    let transaction = journal::start(quota::take(&compute.store, transaction, project, amounts), run);
+    session.commit_creation::<Server>(transaction, id, Some(workflow)).await.map_err(|error| match error {
+        CommitError::Exceeded { ref counter, value, limit, .. } => {
+            quota::exceeded(counter, value, limit, amounts).unwrap_or_else(|| error.into())
+        }
+        other => taken(other, "server", &input.name),
+    })?;
+    compute.engine.kick(workflow);
+    Ok(Started { workflow, resource: compute.shown(id)? })
+}
+
+fn too_small(what: &str, need: u64, have: u64, unit: &str) -> Error {
+    Error::invalid("flavor_too_small", "The flavor is too small for the image")
+        .detail(format!("{what}: the image needs {need} {unit}, the flavor has {have} {unit}"))
+        .next("choose a larger flavor", Some("nephos flavor list".to_owned()))
+}
+
+/// A MAC address out of QEMU's range, made of the server's id.
+fn mac(id: ServerId) -> String {
+    let bytes = id.bits().wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes();
+    format!("52:54:00:{:02x}:{:02x}:{:02x}", bytes[0], bytes[1], bytes[2])
+}
+
+/// A host name (RFC 1123) out of a server's name.
+fn hostname(name: &str) -> String {
+    let mut text: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).take(63).collect();
+    text = text.trim_matches('-').to_owned();
+    if text.is_empty() { "server".to_owned() } else { text }
+}
+
+async fn list(compute: Arc<Compute>, session: Session, input: ListServers) -> Result<Page<ops::Server>> {
+    let request = PageRequest { limit: input.limit, after: input.after.map(|id| id.to_string()) };
+    let mut query = Query::all().page::<Server>(&request)?;
+    if let Some(node) = &input.node {
+        query = query.index(BY_NODE, session.find::<Node>(node)?.meta.id);
+    }
+    for (key, value) in &input.labels.0 {
+        query = query.label(key, value);
+    }
+    match session.listed(input.all_projects) {
+        Visible::Everything => {}
+        Visible::Project(project) => {
+            if let Some(name) = &input.name {
+                let owner = compute.store.owner(&name_claim::<Server>(&project.to_string(), name));
+                let found = owner.and_then(|id| compute.shown(id.parse().ok()?).ok());
+                return Ok(Page { items: found.into_iter().collect(), next: None });
+            }
+            query = query.project(project);
+        }
+        Visible::Domain(_) | Visible::Nothing => return Ok(Page { items: vec![], next: None }),
+    }
+    let page = compute.store.list::<Server>(&query);
+    let wanted = |record: &&Arc<Record<Server>>| input.name.is_none() || record.meta.name == input.name;
+    let items = page.items.iter().filter(wanted).map(|record| compute.view(record)).collect::<Result<_>>()?;
+    Ok(Page { items, next: page.next })
+}
+
+async fn show(compute: Arc<Compute>, session: Session, input: ShowServer) -> Result<ops::Server> {
+    compute.view(&*session.find::<Server>(&input.server)?)
+}
+
+async fn update(compute: Arc<Compute>, session: Session, input: UpdateServer) -> Result<ops::Server> {
+    let renamed = input.name.clone();
+    let decided = session
+        .decide(|mut transaction| {
+            let record = session.find::<Server>(&input.server)?;
+            let (id, old) = (record.meta.id, name(&record)?);
+            let mut edit = record.edit();
+            if let Some(new) = input.name.as_ref().filter(|new| **new != old) {
+                let space = record.meta.project.unwrap_or_else(crate::compute::no_id).to_string();
+                transaction = transaction
+                    .release(name_claim::<Server>(&space, &old), id)
+                    .claim(name_claim::<Server>(&space, new), id);
+                edit = edit.name(new.clone());
+            }
+            if let Some(labels) = &input.labels {
+                edit = edit.labels(labels.clone());
+            }
+            Ok((transaction.save(edit), id))
+        })
+        .await;
+    match (decided, renamed) {
+        (Ok(id), _) => compute.shown(id),
+        (Err(error), Some(name)) if error.code == "taken" => {
+            Err(Error::conflict("name_taken", format!("There is a server `{name}` already"))
+                .next("choose another name", None))
+        }
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// A refusal because of what the server is, or is being done to it.
+fn wrong_state(record: &Record<Server>, wish: &str, why: String) -> Error {
+    let name = record.meta.name.as_ref().map_or_else(|| record.meta.id.to_string(), ToString::to_string);
+    Error::conflict("wrong_state", format!("The server cannot be {wish} now"))
+        .detail(why)
+        .next("see what it is", Some(format!("nephos server show {name}")))
+}
+
+fn idle(record: &Record<Server>, wish: &str) -> Result<()> {
+    match &record.body.task {
+        None => Ok(()),
+        Some(task) => Err(wrong_state(record, wish, format!("`{}` is still being done to it", task.name))
+            .next("wait for that", Some(format!("nephos workflow watch {}", task.workflow)))),
+    }
+}
+
+async fn delete(compute: Arc<Compute>, session: Session, input: DeleteServer) -> Result<Started<ops::Server>> {
+    let (id, workflow) = session
+        .decide(|transaction| {
+            let record = session.find::<Server>(&input.server)?;
+            let id = record.meta.id;
+            if let Some(task) = record.body.task.as_ref().filter(|task| task.name == "delete") {
+                return Ok((transaction.expect(&record), (id, task.workflow)));
+            }
+            let workflow = WorkflowId::new();
+            let other = record.body.task.as_ref().map(|task| task.workflow);
+            let run = compute
+                .engine
+                .prepare(DELETE, workflow, &DeleteInput { server: id, other })?
+                .subject(id.to_string())
+                .project(record.meta.project)
+                .author(journal::asked_by(&session));
+            let mut body = record.body.clone();
+            body.task = Some(Task { name: "delete".to_owned(), workflow });
+            Ok((journal::start(transaction.update(&record, body), run), (id, workflow)))
+        })
+        .await?;
+    let answer = Started { workflow, resource: compute.shown(id)? };
+    compute.engine.kick(workflow);
+    Ok(answer)
+}
+
+async fn power(
+    compute: &Compute,
+    session: &Session,
+    reference: &nephos_types::Reference,
+    action: Action,
+    allowed: impl Fn(&Record<Server>, ServerState) -> Result<()>,
+) -> Result<Started<ops::Server>> {
+    let (id, workflow) = session
+        .decide(|transaction| {
+            let record = session.find::<Server>(reference)?;
+            let id = record.meta.id;
+            let wish = match action {
+                Action::Start => "started",
+                Action::Stop { .. } => "stopped",
+                Action::Reboot { .. } => "rebooted",
+            };
+            idle(&record, wish)?;
+            if record.body.life != Life::Made {
+                return Err(wrong_state(&record, wish, "it could not be made; all one can do is delete it".to_owned()));
+            }
+            let view = compute.view(&record)?;
+            allowed(&record, view.state)?;
+            let workflow = WorkflowId::new();
+            let run = compute
+                .engine
+                .prepare(action.workflow(), workflow, &PowerInput { server: id, action })?
+                .subject(id.to_string())
+                .project(record.meta.project)
+                .author(journal::asked_by(session));
+            let mut body = record.body.clone();
+            body.task = Some(Task { name: action.task().to_owned(), workflow });
+            Ok((journal::start(transaction.update(&record, body), run), (id, workflow)))
+        })
+        .await?;
+    let answer = Started { workflow, resource: compute.shown(id)? };
+    compute.engine.kick(workflow);
+    Ok(answer)
+}
+
+async fn start(compute: Arc<Compute>, session: Session, input: StartServer) -> Result<Started<ops::Server>> {
+    power(&compute, &session, &input.server, Action::Start, |record, state| match state {
+        ServerState::Stopped | ServerState::Unknown => Ok(()),
+        _ => Err(wrong_state(record, "started", "it runs already".to_owned())),
+    })
+    .await
+}
+
+async fn stop(compute: Arc<Compute>, session: Session, input: StopServer) -> Result<Started<ops::Server>> {
+    let grace = input.grace_seconds.map_or(GRACE, |seconds| Duration::from_secs(seconds.get()));
+    let grace_ms = if input.hard { 0 } else { u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) };
+    power(&compute, &session, &input.server, Action::Stop { grace_ms }, |record, state| match state {
+        ServerState::Active | ServerState::Unknown => Ok(()),
+        _ => Err(wrong_state(record, "stopped", "it does not run".to_owned())),
+    })
+    .await
+}
+
+async fn reboot(compute: Arc<Compute>, session: Session, input: RebootServer) -> Result<Started<ops::Server>> {
+    let grace_ms = if input.hard { 0 } else { u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX) };
+    power(&compute, &session, &input.server, Action::Reboot { grace_ms }, |record, state| match state {
+        ServerState::Active => Ok(()),
+        _ => Err(wrong_state(record, "rebooted", "it does not run".to_owned())
+            .next("start it", Some("nephos server start".to_owned()))),
+    })
+    .await
+}
+
+async fn console(compute: Arc<Compute>, session: Session, input: OpenConsole) -> Result<Tunnel> {
+    let record = session.find::<Server>(&input.server)?;
+    let view = compute.view(&record)?;
+    match (view.node, view.state) {
+        (Some(node), ServerState::Active | ServerState::Building) => {
+            let purpose = StreamPurpose::Console { server: record.meta.id };
+            Ok(Tunnel(Box::new(compute.nodes.open_stream(node, purpose).await?)))
+        }
+        _ => Err(wrong_state(&record, "opened a console on", "it does not run".to_owned())),
+    }
+}
+
+async fn console_log(compute: Arc<Compute>, session: Session, input: ReadConsoleLog) -> Result<Download> {
+    let record = session.find::<Server>(&input.server)?;
+    let Some(node) = record.body.node else {
+        return Err(wrong_state(&record, "read the console log of", "it is on no node yet".to_owned()));
+    };
+    let max = u64::from(input.bytes.map_or(LOG_BYTES, nephos_types::Number::get_u32));
+    let stream = compute.nodes.open_stream(node, StreamPurpose::ConsoleLog { server: record.meta.id, max }).await?;
+    Ok(Download { body: ReaderStream::new(stream).boxed(), length: None, content_type: "text/plain; charset=utf-8" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names_are_host_names() {
+        for (name, host) in [("web-1", "web-1"), ("Größe 7", "gr--e-7"), ("--", "server"), ("ÄÖÜ", "server")] {
+            assert_eq!(hostname(name), host);
+        }
+        assert!(hostname(&"x".repeat(200)).len() <= 63);
+    }
+
+    #[test]
+    fn servers_differ_in_their_mac_addresses() {
+        assert_ne!(mac(ServerId::from_bits(1)), mac(ServerId::from_bits(2)));
+    }
+}

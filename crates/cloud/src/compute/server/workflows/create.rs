@@ -1,0 +1,216 @@
+//! `server.create`: find a node with room, let it load the image and start the server.
+
+use nephos_driver::PortForward;
+use nephos_node_api::WantedPower;
+use nephos_store::Record;
+use nephos_types::{Error, ErrorKind, NodeId, ServerId};
+use nephos_workflow::{Definition, Done, Failure, StepContext};
+
+use super::{
+    Answer, Input, absent, claim_capacity, effects, failed, finished, forward_claim, is_superseded, own, refusal,
+    release_node, server, show_progress, used, wait,
+};
+use crate::{
+    compute::{
+        Compute, Held,
+        placement::{Candidate, Demand},
+        server::{Server, record::Life},
+    },
+    journal::Effects,
+    node::Summary,
+};
+
+/// The definition's name.
+pub(crate) const NAME: &str = "server.create";
+
+pub(super) fn definition(held: &Held) -> Definition<Effects> {
+    let mut definition = Definition::builder::<Input>(NAME);
+
+    let compute = held.clone();
+    let undoing = held.clone();
+    definition
+        .step("check request", move |context| {
+            let compute = compute.clone();
+            async move {
+                let compute = compute.get()?;
+                own(&compute, &context, context.input().server)?;
+                Ok(Done::value(()))
+            }
+        })
+        .undo(move |context, _: Option<()>| {
+            let compute = undoing.clone();
+            async move { mark_failed(&*compute.get()?, &context) }
+        })
+        .add();
+
+    let compute = held.clone();
+    let undoing = held.clone();
+    definition
+        .step("find capacity", move |context| {
+            let compute = compute.clone();
+            async move { find_capacity(&*compute.get()?, &context) }
+        })
+        .undo(move |context, _: Option<NodeId>| {
+            let compute = undoing.clone();
+            async move { give_back(&*compute.get()?, &context) }
+        })
+        .add();
+
+    let compute = held.clone();
+    definition
+        .step("load image", move |context| {
+            let compute = compute.clone();
+            async move { load_image(&*compute.get()?, &context) }
+        })
+        .add();
+
+    let compute = held.clone();
+    definition
+        .step("start server", move |context| {
+            let compute = compute.clone();
+            async move { start(&*compute.get()?, &context) }
+        })
+        .add();
+
+    definition.build()
+}
+
+/// The picture of the nodes that placement decides on.
+pub(crate) fn look(compute: &Compute) -> Vec<Candidate> {
+    let candidate = |summary: Summary| Candidate {
+        used: used(compute, summary.id),
+        node: summary.id,
+        name: summary.name,
+        up: summary.up,
+        disabled: summary.disabled,
+        formats: summary.formats,
+        capacity: summary.capacity,
+    };
+    compute.nodes.summaries().into_iter().map(candidate).collect()
+}
+
+fn find_capacity(compute: &Compute, context: &StepContext<Input>) -> Answer<NodeId> {
+    let record = own(compute, context, context.input().server)?;
+    if let Some(node) = record.body.node {
+        return Ok(Done::value(node));
+    }
+    let demand = Demand { amounts: record.body.amounts(), format: Some(record.body.image.format) };
+    let (node, capacity) = compute
+        .candidates
+        .place(compute.nodes.version(), || look(compute), &demand)
+        // The caller is told at once; asking again is for the caller to decide.
+        .map_err(Failure::fatal)?;
+    let mut body = record.body.clone();
+    body.node = Some(node);
+    body.generation += 1;
+    body.wanted = WantedPower::On { restart: body.restart };
+    let mut transaction = claim_capacity(effects(NAME, context), node, demand.amounts, capacity);
+    for (index, port) in free_ports(compute, record.meta.id, node, body.forwards.len())?.into_iter().enumerate() {
+        transaction = transaction.claim(forward_claim(node, port), record.meta.id);
+        if let Some(PortForward { host_port, .. }) = body.forwards.get_mut(index) {
+            *host_port = port;
+        }
+    }
+    Ok(Done::value(node).with(Some(transaction.update(&record, body))))
+}
+
+/// Ports of a node that no server has claimed, from a place in the range that differs from server to server.
+fn free_ports(compute: &Compute, id: ServerId, node: NodeId, count: usize) -> Result<Vec<u16>, Failure> {
+    use nephos_types::Id;
+    if count == 0 {
+        return Ok(vec![]);
+    }
+    let Some(summary) = compute.nodes.summary(node) else {
+        return Err(Failure::retry(Error::not_found("node", node)));
+    };
+    let (first, last) = summary.forward_ports;
+    let size = u64::from(last.saturating_sub(first)) + 1;
+    let start = id.bits().wrapping_mul(0x9E37_79B9_7F4A_7C15) % size;
+    let free: Vec<u16> = (0..size)
+        .filter_map(|step| u16::try_from(u64::from(first) + (start + step) % size).ok())
+        .filter(|port| compute.store.owner(&forward_claim(node, *port)).is_none())
+        .take(count)
+        .collect();
+    if free.len() < count {
+        let error = Error::new(ErrorKind::Capacity, "no_free_ports", "The node has no free ports for forwarding")
+            .detail(format!("node {}: ports {first} to {last} are all in use", summary.name));
+        return Err(Failure::fatal(error));
+    }
+    Ok(free)
+}
+
+fn load_image(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
+    use nephos_node_api::ServerState::{Present, Working};
+    let record = own(compute, context, context.input().server)?;
+    if let Some(error) = refusal(&record.body) {
+        return Err(Failure::fatal(error));
+    }
+    let loaded = record.body.observed.as_ref().is_some_and(|observed| match &observed.state {
+        Present(_) => true,
+        Working { doing, .. } => doing != nephos_node_api::FETCHING_IMAGE,
+        _ => false,
+    });
+    if loaded {
+        return Ok(Done::value(()));
+    }
+    show_progress(compute, context, &record.body);
+    Ok(wait(record.meta.id))
+}
+
+fn start(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
+    let record = own(compute, context, context.input().server)?;
+    if record.body.reached() && record.body.running() {
+        let mut body = finished(record.body.clone());
+        body.life = Life::Made;
+        return Ok(Done::value(()).with(Some(effects(NAME, context).update(&record, body))));
+    }
+    if let Some(error) = refusal(&record.body) {
+        return Err(Failure::fatal(error));
+    }
+    show_progress(compute, context, &record.body);
+    Ok(wait(record.meta.id))
+}
+
+/// Undo of the placement: the node removes what it has of the server, then what was claimed there is free again.
+fn give_back(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
+    let Some(record) = compute.store.get::<Server>(context.input().server) else { return Ok(Done::value(())) };
+    if let Some(not_yet) = absent(compute, context, NAME, &record) {
+        return Ok(not_yet);
+    }
+    let Some(node) = record.body.node else { return Ok(Done::value(())) };
+    let transaction = release_node(effects(NAME, context), record.meta.id, &record.body);
+    let body = unplaced(&record);
+    compute.candidates.give_back(node, record.body.amounts());
+    Ok(Done::value(()).with(Some(transaction.update(&record, body))))
+}
+
+fn unplaced(record: &Record<Server>) -> Server {
+    let mut body = record.body.clone();
+    body.node = None;
+    body.observed = None;
+    for forward in &mut body.forwards {
+        forward.host_port = 0;
+    }
+    body
+}
+
+/// Undo of it all: the server stays, says why it could not be made, and waits to be deleted.
+fn mark_failed(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
+    match own(compute, context, context.input().server) {
+        Ok(record) => {
+            let mut body = failed(record.body.clone(), context);
+            body.life = Life::Failed;
+            Ok(Done::value(()).with(Some(effects(NAME, context).update(&record, body))))
+        }
+        Err(failure) if is_superseded(&failure) => match server(compute, context.input().server) {
+            // A deletion goes on with it; it only has to know that there is nothing to wait for.
+            Ok(record) if record.body.life == Life::Building => {
+                let mut body = record.body.clone();
+                body.life = Life::Failed;
+                Ok(Done::value(()).with(Some(effects(NAME, context).update(&record, body))))
+            }
+            _ => Ok(Done::value(())),
+        },
+        Err(failure) => Err(failure),
+    }
+}

@@ -1,0 +1,175 @@
+//! The control plane as a whole: opens the store, wires families, engine and core together, and takes it down again.
+//!
+//! Order matters: kinds before the store, definitions before open runs are taken up, the first start before anybody can
+//! log in.
+
+use std::{fs, io, net::IpAddr, path::{Path, PathBuf}, sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use nephos_auth::{Policy, ServerCertificate};
+use nephos_node_api::Content;
+use nephos_ops::Cloud;
+use nephos_store::{Author, Kinds, Sqlite, Store, Transaction};
+use nephos_types::{Error, ImageId, Result, Secret};
+use nephos_workflow::{Config, Observer};
+
+use crate::{
+    compute::{self, Compute},
+    core::{CloudCore, Handlers},
+    identity,
+    image::{self, Images},
+    journal::{Engine, StoreJournal, WorkflowRun},
+    node::{self, ImageBytes, Nodes, Workload},
+    system::System,
+    workflow::{self, Workflows},
+};
+
+/// The database's file in the data folder.
+pub const DATABASE: &str = "nephos.db";
+/// The policy file in the data folder; absent for the default policy.
+const POLICY: &str = "policy.toml";
+
+/// The authority's certificate in the data folder.
+const CERTIFICATE: &str = "ca.pem";
+/// How long the API's own certificate is good for; it is made anew at each start.
+const CERTIFICATE_VALID: Duration = Duration::from_secs(2 * 365 * 24 * 3600);
+
+/// What a control plane is opened with.
+pub struct Options {
+    /// The data folder; it exists.
+    pub data: PathBuf,
+    /// Where the APIs are reached.
+    pub url: String,
+    /// Where agents dial: `HOST:PORT`.
+    pub node_address: String,
+    /// The address that the APIs need a certificate for; none when they are reached without TLS.
+    pub certificate_for: Option<IpAddr>,
+    /// Presets the first administrator's password.
+    pub admin_password: Option<Secret>,
+    /// What looks on while workflows run.
+    pub observers: Vec<Arc<dyn Observer>>,
+}
+
+/// Images as nodes fetch them.
+struct NodeImages(Arc<Images>);
+
+impl ImageBytes for NodeImages {
+    fn open(&self, image: ImageId) -> BoxFuture<'_, Result<Content>> {
+        Box::pin(async move {
+            let opened = self.0.open(image).await?;
+            Ok(Content { length: opened.length, body: opened.body })
+        })
+    }
+}
+
+/// A control plane.
+pub struct Control {
+    store: Store,
+    engine: Engine,
+    cloud: Cloud,
+    _compute: Arc<Compute>,
+    /// The nodes, and what they speak with.
+    pub nodes: Arc<Nodes>,
+    /// The certificate that was asked for.
+    pub certificate: Option<ServerCertificate>,
+    /// What to print once, after the very first start.
+    pub first_start: Option<identity::Printed>,
+}
+
+/// Every kind of record that the cloud keeps.
+#[must_use]
+pub fn kinds() -> Kinds {
+    let kinds = identity::kinds(Kinds::new()).with::<WorkflowRun>();
+    workflow::kinds(compute::kinds(node::kinds(image::kinds(kinds))))
+}
+
+impl Control {
+    /// Opens the control plane on a data folder, making a new cloud if it is empty, and takes up what was going on.
+    pub async fn open(options: Options) -> Result<Self> {
+        let data = &options.data;
+        let store = Store::open(Sqlite::open(data.join(DATABASE)).await?, kinds()).await?;
+        let policy = policy(&data.join(POLICY))?;
+        let authority = identity::Authority::open(
+            store.clone(),
+            data,
+            identity::Options::default(),
+            vec![compute::project_use(), image::project_use()],
+        )?;
+        let engine = Engine::new(StoreJournal::new(store.clone()), Config::default());
+        for observer in options.observers {
+            engine.observe(observer);
+        }
+        let mut handlers = Handlers::new();
+        identity::register(&mut handlers, &authority);
+        let images = Images::register(&mut handlers, &store, &data.join("images")).await?;
+        let certificates = nephos_auth::Authority::open(&data.join("keys/authority"))?;
+        // Clients trust the cloud by this file.
+        fs::write(data.join(CERTIFICATE), certificates.certificate())
+            .map_err(|error| Error::internal("the authority's certificate cannot be written", error))?;
+        let certificate = options
+            .certificate_for
+            .map(|address| certificates.server_certificate(&address.to_string(), CERTIFICATE_VALID))
+            .transpose()?;
+        let settings = node::Settings { address: Some(options.node_address), ..node::Settings::default() };
+        let nodes = Nodes::new(store.clone(), certificates, settings);
+        nodes.register(&mut handlers);
+        let compute = Compute::register(&mut handlers, &store, &engine, &nodes, &images)?;
+        let workload: Arc<dyn Workload> = compute.clone();
+        nodes.attach(&workload, Arc::new(NodeImages(images)));
+        let workflows = Workflows::register(&mut handlers, &store, &engine)?;
+        System::register(&mut handlers, &store, data);
+        let missing = handlers.missing();
+        if !missing.is_empty() {
+            return Err(Error::bug("operations without a handler").detail(missing.join(", ")));
+        }
+        let core = Arc::new(CloudCore::new(store.clone(), authority.clone(), policy, handlers));
+        let cloud = Cloud::new(core);
+        workflows.set_cloud(cloud.clone());
+
+        let first = identity::FirstStart { admin_password: options.admin_password, url: options.url };
+        let first_start = identity::bootstrap(&authority, data, first).await?;
+        first_flavors(&store).await?;
+        engine.recover().await?;
+        Ok(Self { store, engine, cloud, _compute: compute, nodes, certificate, first_start })
+    }
+
+    /// The handle for front ends.
+    #[must_use]
+    pub fn cloud(&self) -> Cloud {
+        self.cloud.clone()
+    }
+
+    /// Parks what runs; it goes on after the next start.
+    pub async fn stop(&self) {
+        self.engine.stop().await;
+    }
+
+    /// Closes the store; everything acknowledged is on disk.
+    pub async fn close(self) -> Result<()> {
+        self.store.close().await
+    }
+}
+
+/// The policy: the default one, with what the file says instead.
+fn policy(path: &Path) -> Result<Policy> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Policy::default()),
+        Err(error) => {
+            return Err(Error::invalid("policy_unreadable", "The policy file cannot be read").detail(error.to_string()));
+        }
+    };
+    let operations = nephos_ops::table().iter().map(|entry| entry.spec.name);
+    Policy::parse(&text, operations, ["reader", "member", "manager", "admin", "service"])
+}
+
+/// The flavors of a new cloud, made once; they can be deleted like others.
+async fn first_flavors(store: &Store) -> Result<()> {
+    const DONE: &str = "compute/first-start";
+    if store.owner(DONE).is_some() {
+        return Ok(());
+    }
+    let transaction = Transaction::new(Author::new("cloud").operation("first-start")).claim(DONE, "done");
+    store.commit(compute::flavor::first(transaction)?).await?;
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! Configuration of the server commands: flag, then environment, then `nephos.toml`, then built in.
+//!
+//! An unknown key is an error: a setting that is silently ignored is worse than one that is missing.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use clap::{Arg, ArgMatches, Command, value_parser};
+use nephos_types::{Error, Result, Secret};
+use serde::Deserialize;
+
+/// Where the system's own configuration is.
+const SYSTEM_FILE: &str = "/etc/nephos/nephos.toml";
+/// The name of the file in the data folder.
+const FILE: &str = "nephos.toml";
+
+/// What `nephos.toml` may hold.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    data: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+    s3_listen: Option<SocketAddr>,
+    node_listen: Option<SocketAddr>,
+    node_name: Option<String>,
+    simulated_nodes: Option<u32>,
+    log: Option<String>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Effective settings of `nephos up`.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// The data folder.
+    pub(crate) data: PathBuf,
+    /// Where every API is served.
+    pub(crate) listen: SocketAddr,
+    /// Where agents of other machines dial.
+    pub(crate) node_listen: SocketAddr,
+    /// What this machine is called as a node.
+    pub(crate) node_name: Option<String>,
+    /// How many simulated nodes stand in for this machine; 0 for the real one.
+    pub(crate) simulated_nodes: u32,
+    /// Log level, or levels per target: `info,nephos_cloud=debug`.
+    pub(crate) log: String,
+    /// How log lines look.
+    pub(crate) log_format: LogFormat,
+    /// Presets the first administrator's password.
+    pub(crate) admin_password: Option<Secret>,
+}
+
+fn flag(name: &'static str, variable: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).env(variable).hide_env_values(true).value_name(value).help(help)
+}
+
+/// The flags that all server commands share.
+pub(crate) fn common(command: Command) -> Command {
+    command
+        .arg(
+            flag("data", "NEPHOS_DATA", "DIR", "Data folder [default: /var/lib/nephos as root, else $XDG_DATA_HOME/nephos]")
+                .value_parser(value_parser!(PathBuf)),
+        )
+        .arg(flag("log", "NEPHOS_LOG", "LEVELS", "What is logged, e.g. info or info,nephos_cloud=debug [default: info]"))
+        .arg(
+            flag("log-format", "NEPHOS_LOG_FORMAT", "FORMAT", "How log lines look; json unless on a terminal")
+                .value_parser(["pretty", "json"]),
+        )
+}
+
+/// The flags of `nephos up`.
+pub(crate) fn up(command: Command) -> Command {
+    let address = || value_parser!(SocketAddr);
+    common(command)
+        .arg(
+            flag("listen", "NEPHOS_LISTEN", "ADDR:PORT", "Where every API is served [default: 127.0.0.1:6780]")
+                .value_parser(address()),
+        )
+        .arg(
+            flag("s3-listen", "NEPHOS_S3_LISTEN", "ADDR:PORT", "Where S3 will be served; accepted already, not used yet [default: 127.0.0.1:6781]")
+                .value_parser(address()),
+        )
+        .arg(
+            flag("node-listen", "NEPHOS_NODE_LISTEN", "ADDR:PORT", "Where agents of other machines dial, always TLS [default: 127.0.0.1:6782]")
+                .value_parser(address()),
+        )
+        .arg(flag("node-name", "NEPHOS_NODE_NAME", "NAME", "What this machine is called as a node [default: its host name]"))
+        .arg(
+            flag("simulated-nodes", "NEPHOS_SIMULATED_NODES", "N", "Stand in N simulated nodes for this machine; their servers are not real")
+                .value_parser(value_parser!(u32).range(0..=100_000)),
+        )
+}
+
+fn read(path: &Path) -> Result<Option<File>> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(Error::invalid("config", format!("{} cannot be read", path.display())).detail(error.to_string()));
+        }
+    };
+    toml::from_str(&text).map(Some).map_err(|error| {
+        Error::invalid("config", format!("{} is not valid", path.display()))
+            .detail(error.message().to_owned())
+            .next("known keys: data, listen, s3_listen, node_listen, node_name, simulated_nodes, log", None)
+    })
+}
+
+/// The data folder when nobody names one.
+fn default_data() -> Result<PathBuf> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok("/var/lib/nephos".into());
+    }
+    std::env::var_os("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share")))
+        .map(|base| base.join("nephos"))
+        .ok_or_else(|| {
+            Error::invalid("config", "There is no data folder")
+                .detail("neither --data nor HOME is set")
+                .next("name one with --data", None)
+        })
+}
+
+/// The data folder that a command means.
+pub(crate) fn data_folder(matches: &ArgMatches) -> Result<PathBuf> {
+    match matches.get_one::<PathBuf>("data") {
+        Some(data) => Ok(data.clone()),
+        None => read(Path::new(SYSTEM_FILE))?.and_then(|file| file.data).map_or_else(default_data, Ok),
+    }
+}
+
+fn address(matches: &ArgMatches, name: &str) -> Option<SocketAddr> {
+    matches.get_one::<SocketAddr>(name).copied()
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// What presets the first administrator's password.
+fn admin_password() -> Result<Option<Secret>> {
+    match std::env::var("NEPHOS_ADMIN_PASSWORD") {
+        Ok(password) if !password.is_empty() => password.parse().map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// What is logged, and how.
+pub(crate) fn logging(matches: &ArgMatches, file: Option<String>) -> (String, LogFormat) {
+    let levels = matches.get_one::<String>("log").cloned().or(file).unwrap_or_else(|| "info".to_owned());
+    let format = match matches.get_one::<String>("log-format").map(String::as_str) {
+        Some("json") => LogFormat::Json,
+        Some(_) => LogFormat::Pretty,
+        None if io::IsTerminal::is_terminal(&io::stderr()) => LogFormat::Pretty,
+        None => LogFormat::Json,
+    };
+    (levels, format)
+}
+
+impl Config {
+    /// Effective settings out of flags, environment and files.
+    pub(crate) fn of(matches: &ArgMatches) -> Result<Self> {
+        let data = data_folder(matches)?;
+        let own = read(&data.join(FILE))?.unwrap_or_default();
+        let system = read(Path::new(SYSTEM_FILE))?.unwrap_or_default();
+        // Read so that a wrong address is refused now; nothing is served there yet.
+        let _ = address(matches, "s3-listen").or(own.s3_listen).or(system.s3_listen);
+        let (log, log_format) = logging(matches, own.log.or(system.log));
+        Ok(Self {
+            data,
+            listen: address(matches, "listen").or(own.listen).or(system.listen).unwrap_or(loopback(6780)),
+            node_listen: address(matches, "node-listen")
+                .or(own.node_listen)
+                .or(system.node_listen)
+                .unwrap_or(loopback(6782)),
+            node_name: matches.get_one::<String>("node-name").cloned().or(own.node_name).or(system.node_name),
+            simulated_nodes: matches
+                .get_one::<u32>("simulated-nodes")
+                .copied()
+                .or(own.simulated_nodes)
+                .or(system.simulated_nodes)
+                .unwrap_or(0),
+            log,
+            log_format,
+            admin_password: admin_password()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(arguments: &[&str]) -> Result<Config> {
+        let matches = up(Command::new("up")).try_get_matches_from([&["up"], arguments].concat()).unwrap();
+        Config::of(&matches)
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_an_unknown_key_is_refused() {
+        let data = tempfile::tempdir().unwrap();
+        let folder = data.path().to_str().unwrap();
+        fs::write(data.path().join(FILE), "listen = \"127.0.0.1:7001\"\nnode_listen = \"127.0.0.1:7002\"\n").unwrap();
+        let config = config(&["--data", folder, "--listen", "127.0.0.1:7000"]).unwrap();
+        assert_eq!((config.listen.port(), config.node_listen.port()), (7000, 7002));
+        fs::write(data.path().join(FILE), "lisen = \"127.0.0.1:7001\"\n").unwrap();
+        let error = super::tests::config(&["--data", folder]).unwrap_err();
+        assert!(error.detail.contains("lisen"), "{error}");
+    }
+}

@@ -1,0 +1,65 @@
+//! What the tests of this crate have in common: images, servers, and what must be left of them.
+
+use std::path::Path;
+
+use nephos_cli::client::{Client, Upload};
+use nephos_ops::{
+    compute::{CreateServer, DeleteServer, Server, ShowServer},
+    image::{CreateImage, UploadImage},
+    workflow::{ShowWorkflow, Workflow, WorkflowState},
+};
+use nephos_testkit::until;
+use nephos_types::{ErrorKind, WorkflowId};
+use serde_json::json;
+
+/// Uploads an image that has nothing to boot: enough where only the hypervisor's process counts.
+pub(crate) async fn blank_image(client: &Client, name: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("blank.raw");
+    std::fs::File::create(&file).unwrap().set_len(1 << 20).unwrap();
+    upload_image(client, name, "raw", &file).await;
+}
+
+/// Uploads an image from a file.
+pub(crate) async fn upload_image(client: &Client, name: &str, format: &str, file: &Path) {
+    let create: CreateImage = serde_json::from_value(json!({ "name": name, "format": format })).unwrap();
+    client.call(create).await.unwrap();
+    let upload: UploadImage = serde_json::from_value(json!({ "image": name })).unwrap();
+    client.call_upload(upload, Upload::file(file).await.unwrap()).await.unwrap();
+}
+
+/// The request for a server.
+pub(crate) fn create_server(name: &str, image: &str) -> CreateServer {
+    serde_json::from_value(json!({ "name": name, "image": image, "flavor": "tiny" })).unwrap()
+}
+
+/// Looks at a server.
+pub(crate) async fn server(client: &Client, name: &str) -> Option<Server> {
+    match client.call(ShowServer { server: name.parse().unwrap() }).await {
+        Ok(server) => Some(server),
+        Err(error) if error.kind == ErrorKind::NotFound => None,
+        Err(error) => panic!("{name}: {error:?}"),
+    }
+}
+
+/// Waits until a workflow has ended, and returns it.
+pub(crate) async fn ended(client: &Client, workflow: WorkflowId) -> Workflow {
+    until("the workflow to end", || async move {
+        let run = client.call(ShowWorkflow { workflow }).await.ok()?;
+        run.state.is_final().then_some(run)
+    })
+    .await
+}
+
+/// Waits until a workflow has ended well.
+pub(crate) async fn succeeded(client: &Client, workflow: WorkflowId) {
+    let run = ended(client, workflow).await;
+    assert_eq!(run.state, WorkflowState::Succeeded, "{run:#?}");
+}
+
+/// Deletes a server and waits until it is gone.
+pub(crate) async fn delete_server(client: &Client, name: &str) {
+    let started = client.call(DeleteServer { server: name.parse().unwrap() }).await.unwrap();
+    succeeded(client, started.workflow).await;
+    assert!(server(client, name).await.is_none(), "{name} is gone");
+}

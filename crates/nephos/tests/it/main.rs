@@ -1,0 +1,12 @@
+//! The product as its users see it: the real binary, real guests, real clients.
+
+mod backup;
+mod bad_input;
+mod crash;
+mod guest;
+mod help;
+mod nodes;
+mod xml_rpc;
+
+/// The binary under test.
+const NEPHOS: &str = env!("CARGO_BIN_EXE_nephos");
