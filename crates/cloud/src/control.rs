@@ -116,7 +116,7 @@ impl Control {
         let compute = Compute::register(&mut handlers, &store, &engine, &nodes, &images)?;
         let workload: Arc<dyn Workload> = compute.clone();
         nodes.attach(&workload, Arc::new(NodeImages(images)));
-        let workflows = Workflows::register(&mut handlers, &store, &engine)?;
+        let workflows = Workflows::register(&mut handlers, &store, &engine, &authority)?;
         System::register(&mut handlers, &store, data);
         let missing = handlers.missing();
         if !missing.is_empty() {
@@ -124,12 +124,12 @@ impl Control {
         }
         let core = Arc::new(CloudCore::new(store.clone(), authority.clone(), policy, handlers));
         let cloud = Cloud::new(core);
-        workflows.set_cloud(cloud.clone());
 
         let first = identity::FirstStart { admin_password: options.admin_password, url: options.url };
         let first_start = identity::bootstrap(&authority, data, first).await?;
         first_flavors(&store).await?;
         engine.recover().await?;
+        workflows.begin(cloud.clone());
         Ok(Self { store, engine, cloud, _compute: compute, nodes, certificate, first_start })
     }
 

@@ -18,7 +18,7 @@ use nephos_auth::{
 };
 use nephos_ops::{Credentials, Identity, Login, Scope};
 use nephos_store::{Author, Query, Record, Store, Transaction};
-use nephos_types::{AccessKeyId, Error, Name, ProjectId, Result, RoleId, Secret, Timestamp};
+use nephos_types::{AccessKeyId, Error, Name, ProjectId, Result, RoleId, Secret, Timestamp, UserId};
 
 use super::{
     kinds::{
@@ -278,6 +278,13 @@ impl Authority {
         claims.application_credential = key.body.application_credential;
         let identity = self.resolve(&claims, now)?;
         Ok((self.vault.open(&id.to_string(), &sealed.body.sealed)?, Arc::new(identity)))
+    }
+
+    /// What a user is now on a project: for what the cloud does in the user's name at a later time.
+    pub fn on_behalf_of(&self, user: UserId, project: ProjectId) -> Result<Arc<Identity>> {
+        let user = self.store.get::<User>(user).ok_or_else(invalid_token)?;
+        let claims = self.new_claims(&user, TokenScope::Project(project), token::Methods::ACCESS_KEY);
+        Ok(Arc::new(self.resolve(&claims, Timestamp::now())?))
     }
 
     /// Claims that begin now.
