@@ -3,7 +3,13 @@
 //! Order matters: kinds before the store, definitions before open runs are taken up, the first start before anybody can
 //! log in.
 
-use std::{fs, io, net::IpAddr, path::{Path, PathBuf}, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use nephos_auth::{Policy, ServerCertificate};

@@ -13,20 +13,20 @@ use serde::{Deserialize, Serialize};
 use crate::session::Session;
 
 /// The engine on the store.
-pub type Engine = nephos_workflow::Engine<StoreJournal>;
+pub(crate) type Engine = nephos_workflow::Engine<StoreJournal>;
 
 /// What a step may have committed with its record.
-pub type Effects = Option<Transaction>;
+pub(crate) type Effects = Option<Transaction>;
 
 /// A run as stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct WorkflowRun(pub Arc<Run>);
+pub(crate) struct WorkflowRun(pub Arc<Run>);
 
 /// Index of runs by whether they are closed: `open` or nothing.
 const BY_OPEN: &str = "open";
 /// Index of runs by what they work on.
-pub const BY_SUBJECT: &str = "subject";
+pub(crate) const BY_SUBJECT: &str = "subject";
 
 impl Kind for WorkflowRun {
     type Id = WorkflowId;
@@ -48,7 +48,7 @@ impl Kind for WorkflowRun {
 
 /// Runs that are not closed, of a project or of all.
 #[must_use]
-pub fn open_runs() -> Query {
+pub(crate) fn open_runs() -> Query {
     Query::all().index(BY_OPEN, "open")
 }
 
@@ -63,25 +63,25 @@ fn author(run: &Run) -> Author {
 
 /// An empty transaction in a run's name, for a step's effects.
 #[must_use]
-pub fn effects(definition: &str, run: WorkflowId) -> Transaction {
+pub(crate) fn effects(definition: &str, run: WorkflowId) -> Transaction {
     Transaction::new(author_of(definition, run))
 }
 
 /// Who asked for a run, as the run keeps it.
 #[must_use]
-pub fn asked_by(session: &Session) -> serde_json::Value {
+pub(crate) fn asked_by(session: &Session) -> serde_json::Value {
     let author = session.author();
     serde_json::json!({ "actor": author.actor, "source": author.source, "request": author.request })
 }
 
 /// Adds a run to the transaction of the change that needs it.
 #[must_use]
-pub fn start(transaction: Transaction, run: Run) -> Transaction {
+pub(crate) fn start(transaction: Transaction, run: Run) -> Transaction {
     transaction.create(Draft::new(run.id, WorkflowRun(Arc::new(run.clone()))).project(run.project))
 }
 
 /// The journal.
-pub struct StoreJournal(Store);
+pub(crate) struct StoreJournal(Store);
 
 impl StoreJournal {
     /// On this store.

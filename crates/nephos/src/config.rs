@@ -68,10 +68,20 @@ fn flag(name: &'static str, variable: &'static str, value: &'static str, help: &
 pub(crate) fn common(command: Command) -> Command {
     command
         .arg(
-            flag("data", "NEPHOS_DATA", "DIR", "Data folder [default: /var/lib/nephos as root, else $XDG_DATA_HOME/nephos]")
-                .value_parser(value_parser!(PathBuf)),
+            flag(
+                "data",
+                "NEPHOS_DATA",
+                "DIR",
+                "Data folder [default: /var/lib/nephos as root, else $XDG_DATA_HOME/nephos]",
+            )
+            .value_parser(value_parser!(PathBuf)),
         )
-        .arg(flag("log", "NEPHOS_LOG", "LEVELS", "What is logged, e.g. info or info,nephos_cloud=debug [default: info]"))
+        .arg(flag(
+            "log",
+            "NEPHOS_LOG",
+            "LEVELS",
+            "What is logged, e.g. info or info,nephos_cloud=debug [default: info]",
+        ))
         .arg(
             flag("log-format", "NEPHOS_LOG_FORMAT", "FORMAT", "How log lines look; json unless on a terminal")
                 .value_parser(["pretty", "json"]),
@@ -87,17 +97,37 @@ pub(crate) fn up(command: Command) -> Command {
                 .value_parser(address()),
         )
         .arg(
-            flag("s3-listen", "NEPHOS_S3_LISTEN", "ADDR:PORT", "Where S3 will be served; accepted already, not used yet [default: 127.0.0.1:6781]")
-                .value_parser(address()),
+            flag(
+                "s3-listen",
+                "NEPHOS_S3_LISTEN",
+                "ADDR:PORT",
+                "Where S3 will be served; accepted already, not used yet [default: 127.0.0.1:6781]",
+            )
+            .value_parser(address()),
         )
         .arg(
-            flag("node-listen", "NEPHOS_NODE_LISTEN", "ADDR:PORT", "Where agents of other machines dial, always TLS [default: 127.0.0.1:6782]")
-                .value_parser(address()),
+            flag(
+                "node-listen",
+                "NEPHOS_NODE_LISTEN",
+                "ADDR:PORT",
+                "Where agents of other machines dial, always TLS [default: 127.0.0.1:6782]",
+            )
+            .value_parser(address()),
         )
-        .arg(flag("node-name", "NEPHOS_NODE_NAME", "NAME", "What this machine is called as a node [default: its host name]"))
+        .arg(flag(
+            "node-name",
+            "NEPHOS_NODE_NAME",
+            "NAME",
+            "What this machine is called as a node [default: its host name]",
+        ))
         .arg(
-            flag("simulated-nodes", "NEPHOS_SIMULATED_NODES", "N", "Stand in N simulated nodes for this machine; their servers are not real")
-                .value_parser(value_parser!(u32).range(0..=100_000)),
+            flag(
+                "simulated-nodes",
+                "NEPHOS_SIMULATED_NODES",
+                "N",
+                "Stand in N simulated nodes for this machine; their servers are not real",
+            )
+            .value_parser(value_parser!(u32).range(0..=100_000)),
         )
 }
 
@@ -106,7 +136,9 @@ fn read(path: &Path) -> Result<Option<File>> {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {
-            return Err(Error::invalid("config", format!("{} cannot be read", path.display())).detail(error.to_string()));
+            return Err(
+                Error::invalid("config", format!("{} cannot be read", path.display())).detail(error.to_string())
+            );
         }
     };
     toml::from_str(&text).map(Some).map_err(|error| {

@@ -14,7 +14,12 @@ pub(crate) fn command() -> LocalCommand {
         noun: Some("image"),
         command: Command::new("build")
             .about("Build an image on this machine and upload it")
-            .arg(Arg::new("what").required(true).value_parser(["micro"]).help("What to build: micro, a small Linux guest"))
+            .arg(
+                Arg::new("what")
+                    .required(true)
+                    .value_parser(["micro"])
+                    .help("What to build: micro, a small Linux guest"),
+            )
             .arg(Arg::new("name").long("name").value_name("NAME").help("Name of the image [default: micro]"))
             .after_help(
                 "The micro guest is made of the distribution's own packages. It boots to a login within seconds:\n\
@@ -32,7 +37,10 @@ pub(crate) fn command() -> LocalCommand {
             let made = invocation.block_on(async { upload(&invocation.client().await?, name, &image).await })?;
             println!("{}", made.id);
             if !quiet {
-                eprintln!("✔ image {} is active; try: nephos server create hello --image {} --flavor tiny", made.name, made.name);
+                eprintln!(
+                    "✔ image {} is active; try: nephos server create hello --image {} --flavor tiny",
+                    made.name, made.name
+                );
             }
             Ok(0)
         },

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nephos_http::metrics::Metrics;
+use nephos_http::Metrics;
 use nephos_workflow::{Event, Observer, Point};
 use prometheus_client::{
     encoding::EncodeLabelSet,

@@ -24,9 +24,8 @@ use nephos_cli::{Invocation, LocalCommand};
 use nephos_cloud::{Control, Options, identity::Printed};
 use nephos_driver::{ComputeDriver, simulated::SimulatedHost};
 use nephos_http::{
-    Server,
+    Health, Server, Status,
     rate::{Limiter, Rates},
-    status::{Health, Status},
 };
 use nephos_node_api::{ControlPlane, client::Local};
 use nephos_types::{Bytes, Error, NodeId, Result};
@@ -275,7 +274,7 @@ async fn start_agents(
         let fleet = Fleet::start(
             plane,
             nodes,
-            |_| Arc::new(SimulatedHost::default().driver()),
+            |index| Arc::new(SimulatedHost::new(index as u64).driver()),
             |index| {
                 let (memory, disk) = (Bytes::mib(256 << 10), Bytes::mib(10 << 20));
                 nephos_agent::simulated_config(format!("sim-{index}"), 64, memory, disk)

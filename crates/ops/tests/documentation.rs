@@ -69,5 +69,8 @@ fn the_reference_is_what_the_table_says() {
         fs::write(&path, &text).unwrap();
     }
     let written = fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == text, "docs/operations.md is out of date; write it with NEPHOS_WRITE_DOCS=1 cargo test -p nephos-ops");
+    assert!(
+        written == text,
+        "docs/operations.md is out of date; write it with NEPHOS_WRITE_DOCS=1 cargo test -p nephos-ops"
+    );
 }

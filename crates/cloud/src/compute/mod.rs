@@ -58,11 +58,7 @@ impl Compute {
 /// The kinds that this family keeps.
 #[must_use]
 pub fn kinds(kinds: Kinds) -> Kinds {
-    kinds
-        .with::<flavor::Flavor>()
-        .with::<keypair::KeyPair>()
-        .with::<quota::Quota>()
-        .with::<server::Server>()
+    kinds.with::<flavor::Flavor>().with::<keypair::KeyPair>().with::<quota::Quota>().with::<server::Server>()
 }
 
 /// What of this family stands against deleting a project.

@@ -52,11 +52,13 @@ pub(super) fn definition(workflows: &Arc<Workflows>) -> Definition<Effects> {
 }
 
 fn get(held: &Weak<Workflows>) -> Result<Arc<Workflows>, Error> {
-    held.upgrade()
-        .ok_or_else(|| Error::new(ErrorKind::Unavailable, "stopping", "The control plane is stopping"))
+    held.upgrade().ok_or_else(|| Error::new(ErrorKind::Unavailable, "stopping", "The control plane is stopping"))
 }
 
-async fn call(workflows: &Workflows, context: &StepContext<Input>) -> Result<Done<Option<WorkflowId>, Effects>, Failure> {
+async fn call(
+    workflows: &Workflows,
+    context: &StepContext<Input>,
+) -> Result<Done<Option<WorkflowId>, Effects>, Failure> {
     let input = context.input();
     let Some(entry) = table().iter().find(|entry| entry.spec.name == input.operation) else {
         return Err(Failure::fatal(Error::not_found("operation", &input.operation)));
@@ -93,7 +95,8 @@ fn wait(workflows: &Workflows, started: Option<WorkflowId>) -> Result<Done<(), E
         RunState::Failed | RunState::Cancelled | RunState::Stuck => {
             let why = run.error.as_deref().cloned();
             Err(Failure::fatal(why.unwrap_or_else(|| {
-                Error::conflict("workflow_ended", "The workflow that was started did not succeed").detail(id.to_string())
+                Error::conflict("workflow_ended", "The workflow that was started did not succeed")
+                    .detail(id.to_string())
             })))
         }
         _ => Ok(Done::wait(settled_key(id), LOOK_AGAIN)),

@@ -7,9 +7,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use nephos_ops::{
     AnswerKind, table,
-    workflow::{
-        self as ops, CreateSchedule, DeleteSchedule, ListSchedules, MissedRuns, ShowSchedule,
-    },
+    workflow::{self as ops, CreateSchedule, DeleteSchedule, ListSchedules, MissedRuns, ShowSchedule},
 };
 use nephos_store::{Author, CommitError, Draft, Kind, Query, Record, Store, Transaction};
 use nephos_types::{Error, Id, Page, PageRequest, ProjectId, Result, ScheduleId, Timestamp};
@@ -54,11 +52,7 @@ impl ScheduleStore for Kept {
     fn load(&self) -> BoxFuture<'_, Result<Vec<(Schedule, Revision)>>> {
         Box::pin(async move {
             let records = self.0.list::<StoredSchedule>(&Query::all());
-            Ok(records
-                .items
-                .iter()
-                .map(|record| (record.body.0.clone(), Revision(record.meta.revision.0)))
-                .collect())
+            Ok(records.items.iter().map(|record| (record.body.0.clone(), Revision(record.meta.revision.0))).collect())
         })
     }
 
@@ -153,8 +147,12 @@ async fn create(workflows: Arc<Workflows>, session: Session, input: CreateSchedu
     timing.check()?;
     check_operation(input.operation.as_str())?;
     if workflows.store.count::<StoredSchedule>(&Query::all().project(project)) >= MOST {
-        return Err(Error::new(nephos_types::ErrorKind::Quota, "too_many_schedules", "The project has too many schedules")
-            .detail(format!("have {MOST} of {MOST}")));
+        return Err(Error::new(
+            nephos_types::ErrorKind::Quota,
+            "too_many_schedules",
+            "The project has too many schedules",
+        )
+        .detail(format!("have {MOST} of {MOST}")));
     }
     let id = ScheduleId::new();
     let call = Input { operation: input.operation.as_str().to_owned(), input: input.input, user, project };
