@@ -84,7 +84,7 @@ pub struct Control {
 
 /// Every kind of record that the cloud keeps.
 #[must_use]
-pub fn kinds() -> Kinds {
+pub(crate) fn kinds() -> Kinds {
     let kinds = identity::kinds(Kinds::new()).with::<WorkflowRun>();
     workflow::kinds(compute::kinds(node::kinds(image::kinds(kinds))))
 }

@@ -86,7 +86,7 @@ pub(crate) struct StoreJournal(Store);
 impl StoreJournal {
     /// On this store.
     #[must_use]
-    pub fn new(store: Store) -> Self {
+    pub(crate) fn new(store: Store) -> Self {
         Self(store)
     }
 

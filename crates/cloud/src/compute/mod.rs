@@ -31,7 +31,7 @@ pub struct Compute {
 impl Compute {
     /// Registers the family's workflows with the engine and its operations with the core, and begins to tell nodes of
     /// changes.
-    pub fn register(
+    pub(crate) fn register(
         handlers: &mut Handlers,
         store: &Store,
         engine: &Engine,

@@ -20,7 +20,7 @@ pub struct System {
 
 impl System {
     /// Registers the family's operations. `data` is the data folder.
-    pub fn register(handlers: &mut Handlers, store: &Store, data: impl Into<PathBuf>) -> Arc<Self> {
+    pub(crate) fn register(handlers: &mut Handlers, store: &Store, data: impl Into<PathBuf>) -> Arc<Self> {
         let system = Arc::new(Self { store: store.clone(), data: data.into() });
         handlers.handle(&system, audit::list);
         handlers.handle(&system, events::watch);

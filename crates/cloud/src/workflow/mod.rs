@@ -34,7 +34,7 @@ pub fn kinds(kinds: Kinds) -> Kinds {
 
 impl Workflows {
     /// Registers the family's operations and its workflow.
-    pub fn register(
+    pub(crate) fn register(
         handlers: &mut Handlers,
         store: &Store,
         engine: &Engine,

@@ -46,7 +46,9 @@ fn sample(fields: &Fields, name: &str) -> Value {
         "object" => json!({}),
         // Ids say their form in a pattern.
         _ => match text.find('^').and_then(|at| text[at + 1..].split_once("-[")) {
-            Some((prefix, _)) if prefix.chars().all(|c| c.is_ascii_lowercase()) => json!(format!("{prefix}-0000000000001")),
+            Some((prefix, _)) if prefix.chars().all(|c| c.is_ascii_lowercase()) => {
+                json!(format!("{prefix}-0000000000001"))
+            }
             _ => json!("no-such-thing"),
         },
     }
@@ -111,7 +113,13 @@ async fn malformed_input_is_refused_everywhere() {
             if text {
                 let long = "x".repeat(if is_text(entry, name) { 8_000 } else { 200_000 });
                 let kinds = [ErrorKind::Invalid, ErrorKind::TooLarge, ErrorKind::Unauthenticated];
-                expect(entry, &format!("`{name}` too long"), call(&admin, entry, &with(name, json!(long))).await, &kinds, &mut wrong);
+                expect(
+                    entry,
+                    &format!("`{name}` too long"),
+                    call(&admin, entry, &with(name, json!(long))).await,
+                    &kinds,
+                    &mut wrong,
+                );
             }
         }
     }
@@ -156,9 +164,10 @@ async fn who_has_no_permission_is_told_so_everywhere() {
     let reader = somebody(&cloud, "reader", "library", "reader").await;
     let mut wrong = vec![];
     for entry in table() {
-        let allowed = entry.spec.permission.0.iter().any(|grant| {
-            matches!(grant, Grant::Anyone | Grant::LoggedIn) || *grant == Grant::Project(Role::Reader)
-        });
+        let allowed =
+            entry.spec.permission.0.iter().any(|grant| {
+                matches!(grant, Grant::Anyone | Grant::LoggedIn) || *grant == Grant::Project(Role::Reader)
+            });
         if !allowed {
             let got = call(&reader, entry, &Value::Object(whole(entry))).await;
             expect(entry, "as a reader", got, &[ErrorKind::Forbidden], &mut wrong);
@@ -186,7 +195,8 @@ async fn other_projects_resources_do_not_exist() {
     let mut ids = vec![("server", started.resource.id.to_string()), ("workflow", started.workflow.to_string())];
     ids.push(("image", started.resource.image.unwrap().to_string()));
     ids.push(("keypair", create("keypair.create", json!({ "name": "key", "public_key": key })).await));
-    let schedule = json!({ "name": "s", "every_seconds": 86_400, "operation": "server.show", "input": { "server": "web" } });
+    let schedule =
+        json!({ "name": "s", "every_seconds": 86_400, "operation": "server.show", "input": { "server": "web" } });
     ids.push(("schedule", create("schedule.create", schedule).await));
     let mut wrong = vec![];
     for (field, id) in &ids {
@@ -241,7 +251,11 @@ async fn what_does_not_fit_the_state_is_a_conflict_and_changes_nothing() {
     conflict(run("server.reboot", web.clone()).await);
     conflict(run("server.console", web.clone()).await);
     conflict(run("image.upload", json!({ "image": "blank" })).await);
-    conflict(run("keypair.create", json!({ "name": "k", "public_key": KEY })).await.and(run("keypair.create", json!({ "name": "k", "public_key": KEY })).await));
+    conflict(
+        run("keypair.create", json!({ "name": "k", "public_key": KEY }))
+            .await
+            .and(run("keypair.create", json!({ "name": "k", "public_key": KEY })).await),
+    );
 }
 
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJmb28gYmFyIGJheiBxdXggcXV1eCBjb3JnZSBn";
@@ -249,7 +263,20 @@ const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJmb28gYmFyIGJheiBxdXggc
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeated_creation_gives_what_the_first_one_made() {
     let cloud = simulated().await;
-    let token = cloud.nephos(&["token", "create", "--user", "admin", "--password", "correct horse battery staple", "--project", "demo", "-o", "value", "-c", "token"]);
+    let token = cloud.nephos(&[
+        "token",
+        "create",
+        "--user",
+        "admin",
+        "--password",
+        "correct horse battery staple",
+        "--project",
+        "demo",
+        "-o",
+        "value",
+        "-c",
+        "token",
+    ]);
     let post = |name: &str| {
         let body = json!({ "name": name, "public_key": KEY }).to_string();
         let output = Command::new("curl")
@@ -273,7 +300,20 @@ async fn schemathesis_finds_no_server_error() {
         return;
     };
     let cloud = simulated().await;
-    let token = cloud.nephos(&["token", "create", "--user", "admin", "--password", "correct horse battery staple", "--project", "demo", "-o", "value", "-c", "token"]);
+    let token = cloud.nephos(&[
+        "token",
+        "create",
+        "--user",
+        "admin",
+        "--password",
+        "correct horse battery staple",
+        "--project",
+        "demo",
+        "-o",
+        "value",
+        "-c",
+        "token",
+    ]);
     let url = cloud.url();
     let output = tokio::task::spawn_blocking(move || {
         Command::new(std::path::Path::new(&python).join("schemathesis"))

@@ -2,9 +2,7 @@
 
 use std::{fs, net::TcpStream, path::Path, time::Duration};
 
-use nephos_ops::compute::{
-    OpenConsole, ReadConsoleLog, RebootServer, ServerState, ShowQuota, StartServer, StopServer,
-};
+use nephos_ops::compute::{OpenConsole, ReadConsoleLog, RebootServer, ServerState, ShowQuota, StartServer, StopServer};
 use nephos_testkit::{CloudProcess, Settings, until};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -58,10 +56,8 @@ async fn a_guest_lives_from_creation_to_nothing_left() {
     upload_image(&demo, "micro", "qcow2", &image.disk).await;
 
     // Created, it boots to a login prompt, and one can log in.
-    let create = serde_json::from_value(
-        json!({ "name": "one", "image": "micro", "flavor": "tiny", "forward": [22] }),
-    )
-    .unwrap();
+    let create =
+        serde_json::from_value(json!({ "name": "one", "image": "micro", "flavor": "tiny", "forward": [22] })).unwrap();
     let started = demo.call::<nephos_ops::compute::CreateServer>(create).await.unwrap();
     succeeded(&demo, started.workflow).await;
     let one = server(&demo, "one").await.unwrap();
