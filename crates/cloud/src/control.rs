@@ -22,7 +22,7 @@ use nephos_workflow::{Config, Observer};
 use crate::{
     compute::{self, Compute},
     core::{CloudCore, Handlers},
-    identity,
+    idempotency, identity,
     image::{self, Images},
     journal::{Engine, StoreJournal, WorkflowRun},
     node::{self, ImageBytes, Nodes, Workload},
@@ -39,6 +39,9 @@ const POLICY: &str = "policy.toml";
 const CERTIFICATE: &str = "ca.pem";
 /// How long the API's own certificate is good for; it is made anew at each start.
 const CERTIFICATE_VALID: Duration = Duration::from_secs(2 * 365 * 24 * 3600);
+
+/// How often it is looked for what has no use any more.
+const TIDY_EVERY: Duration = Duration::from_secs(600);
 
 /// What a control plane is opened with.
 pub struct Options {
@@ -134,6 +137,7 @@ impl Control {
         let first = identity::FirstStart { admin_password: options.admin_password, url: options.url };
         let first_start = identity::bootstrap(&authority, data, first).await?;
         first_flavors(&store).await?;
+        keep_tidy(&store, &authority);
         engine.recover().await?;
         workflows.begin(cloud.clone());
         Ok(Self { store, engine, cloud, _compute: compute, nodes, certificate, first_start })
@@ -154,6 +158,22 @@ impl Control {
     pub async fn close(self) -> Result<()> {
         self.store.close().await
     }
+}
+
+/// Forgets, now and then, what has no use any more: idempotency keys after a day, revocations of tokens that ended.
+fn keep_tidy(store: &Store, authority: &Arc<identity::Authority>) {
+    let (store, authority) = (store.clone(), Arc::downgrade(authority));
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(TIDY_EVERY).await;
+            let Some(authority) = authority.upgrade() else { return };
+            for outcome in [idempotency::sweep(&store).await.map(|_| ()), authority.sweep().await.map(|_| ())] {
+                if let Err(error) = outcome {
+                    tracing::warn!(error = %error.chain(), "tidying up failed; it is tried again");
+                }
+            }
+        }
+    });
 }
 
 /// The policy: the default one, with what the file says instead.

@@ -104,12 +104,6 @@ pub struct Summary {
     pub forward_ports: (u16, u16),
 }
 
-/// The kinds that this family keeps.
-#[must_use]
-pub fn kinds(kinds: Kinds) -> Kinds {
-    kinds.with::<Node>().with::<JoinToken>()
-}
-
 /// The nodes of the cloud.
 pub struct Nodes {
     store: Store,
