@@ -12,7 +12,9 @@ hostname -F /etc/hostname
 ip link set lo up
 
 # A configuration drive is there from the start, so the prompt already shows the right name. The network takes longer.
-/etc/metadata drive || /etc/metadata network &
+if ! /etc/metadata drive; then
+    /etc/metadata network &
+fi
 
 for interface in /sys/class/net/*; do
     name=${interface##*/}
