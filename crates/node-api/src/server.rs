@@ -371,5 +371,5 @@ pub fn connect_locally(
     Box::pin(near)
 }
 
-/// Bytes in flight on an in-process connection, each way. Allocated as they are used.
-const LOCAL_BUFFER: usize = 64 << 10;
+/// Bytes in flight on an in-process connection, each way; there may be 20,000 connections.
+const LOCAL_BUFFER: usize = 8 << 10;

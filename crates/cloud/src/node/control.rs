@@ -9,7 +9,7 @@ use nephos_node_api::{
 use nephos_types::{Error, ErrorKind, ImageId, NodeId, Result, StreamId, Timestamp};
 use tokio::time::Instant;
 
-use super::Nodes;
+use super::{Nodes, Reachable};
 
 impl ControlPlane for Nodes {
     fn enrol(&self, address: String, enrolment: Enrolment) -> Boxed<'_, EnrolmentAnswer> {
@@ -29,19 +29,24 @@ impl ControlPlane for Nodes {
                     .next("install the same version of nephos on the node", None));
             }
             let Hello { agent_version, inventory, .. } = hello;
+            let was = {
+                let mut state = live.state();
+                state.greeted = true;
+                state.heard = Instant::now();
+                // The agent may have been restarted with an earlier clock.
+                state.reported = Timestamp::default();
+                std::mem::replace(&mut state.reachable, Reachable::Up)
+            };
             self.amend(&node.to_string(), node, |record| {
+                record.reach(live.state().reachable);
                 record.address = Some(address.clone());
                 record.agent_version = Some(agent_version.clone());
                 record.inventory = Some(inventory.clone());
             })
             .await?;
-            {
-                let mut state = live.state();
-                state.greeted = true;
-                // The agent may have been restarted with an earlier clock.
-                state.reported = Timestamp::default();
+            if was != Reachable::Up {
+                self.write_reachable(node).await;
             }
-            self.heard(node, &live).await;
             let report_every_ms = u64::try_from(self.settings.report_every.as_millis()).unwrap_or(u64::MAX);
             Ok(HelloAnswer { protocol: hello.protocol.min(PROTOCOL_VERSION), node, report_every_ms })
         })

@@ -98,11 +98,7 @@ impl Nodes {
         let news = {
             let mut state = live.state();
             state.heard = Instant::now();
-            let news = state.greeted && state.reachable != Reachable::Up;
-            if news {
-                state.reachable = Reachable::Up;
-            }
-            news
+            std::mem::replace(&mut state.reachable, Reachable::Up) != Reachable::Up
         };
         if news {
             self.write_reachable(node).await;
@@ -110,28 +106,27 @@ impl Nodes {
     }
 
     /// Writes down whether a node is heard of, as it is known by now.
-    async fn write_reachable(&self, node: NodeId) {
+    pub(super) async fn write_reachable(&self, node: NodeId) {
         let Ok(live) = self.live(node) else { return };
-        let written = self
-            .amend("liveness", node, |record| {
-                let reachable = live.state().reachable;
-                if record.reachable != reachable {
-                    record.reachable = reachable;
-                    record.reachable_since = Timestamp::now();
-                }
-            })
-            .await;
-        match written {
-            Ok(record) => {
-                let name = record.meta.name.as_ref().map_or("", |name| name.as_str());
-                match record.body.reachable {
-                    Reachable::Up => tracing::info!(%node, name, "the node is up"),
-                    _ => {
-                        tracing::warn!(%node, name, silent_for_s = live.state().heard.elapsed().as_secs(), "the node is down: nothing was heard of it");
+        loop {
+            match self.amend("liveness", node, |record| record.reach(live.state().reachable)).await {
+                // Somebody else may have written what was so a moment earlier, and after this looked.
+                Ok(record) if record.body.reachable != live.state().reachable => {}
+                Ok(record) => {
+                    let name = record.meta.name.as_ref().map_or("", |name| name.as_str());
+                    if record.body.reachable == Reachable::Up {
+                        tracing::info!(%node, name, "the node is up");
+                    } else {
+                        let silent_for_s = live.state().heard.elapsed().as_secs();
+                        tracing::warn!(%node, name, silent_for_s, "the node is down: nothing was heard of it");
                     }
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(%node, error = %error.chain(), "whether the node is up could not be written");
+                    return;
                 }
             }
-            Err(error) => tracing::warn!(%node, error = %error.chain(), "whether the node is up could not be written"),
         }
     }
 }

@@ -62,6 +62,14 @@ impl Node {
             local: None,
         }
     }
+
+    /// Notes whether it is heard of, and if that is news, since when.
+    pub(super) fn reach(&mut self, reachable: Reachable) {
+        if self.reachable != reachable {
+            self.reachable = reachable;
+            self.reachable_since = Timestamp::now();
+        }
+    }
 }
 
 impl Kind for Node {
