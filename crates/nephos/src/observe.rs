@@ -42,11 +42,11 @@ impl Observer for Workflows {
 
 /// Starts observing: observers for the engine, the registry for `/metrics`, and the HTTP server's own observer.
 pub(crate) fn start() -> (Vec<Arc<dyn Observer>>, Arc<Registry>, Metrics) {
-    let mut registry = Registry::with_prefix("nephos");
+    let mut registry = Registry::default();
     let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-    registry.register("build", "What runs here", build);
+    registry.register("nephos_build", "What runs here", build);
     let runs = Family::default();
-    registry.register("workflow_runs", "Workflows that ended, by kind and result", runs.clone());
+    registry.register("nephos_workflow_runs", "Workflows that ended, by kind and result", runs.clone());
     let metrics = Metrics::register(&mut registry);
     let mut observers: Vec<Arc<dyn Observer>> = vec![Arc::new(Workflows { runs })];
     if let Some(point) = KillPoint::from_environment() {

@@ -6,6 +6,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::PermissionsExt,
     path::{Component, Path, PathBuf},
     sync::Arc,
 };
@@ -137,7 +138,11 @@ pub fn restore(archive: impl io::Read, data: &Path) -> Result<usize> {
     // Built beside it and renamed at the end, so that a restore that ends half-way leaves no half cloud.
     let parent = data.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(broken)?;
-    let scratch = tempfile::Builder::new().prefix(".restore-").tempdir_in(parent).map_err(broken)?;
+    let scratch = tempfile::Builder::new()
+        .prefix(".restore-")
+        .permissions(fs::Permissions::from_mode(0o700))
+        .tempdir_in(parent)
+        .map_err(broken)?;
     let mut files = 0;
     for entry in tar::Archive::new(archive).entries().map_err(broken)? {
         let mut entry = entry.map_err(broken)?;
@@ -187,6 +192,7 @@ mod tests {
         let backup = archive(&[(DATABASE, b"db"), ("keys/token", b"k"), ("images/img-1", b"bytes")]);
         assert_eq!(restore(&*backup, &data).unwrap(), 3);
         assert_eq!(fs::read(data.join("images/img-1")).unwrap(), b"bytes");
+        assert_eq!(fs::metadata(&data).unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(restore(&*backup, &data).unwrap_err().kind, ErrorKind::Invalid, "the folder is not empty any more");
     }
 

@@ -1,3 +1,5 @@
+//! What is recognised, accepted and refused as the content of an image.
+
 use proptest::prelude::*;
 
 use super::*;
