@@ -61,7 +61,7 @@ impl CloudProcess {
             .arg(self.data())
             .args(&self.settings.flags)
             .env("NEPHOS_ADMIN_PASSWORD", PASSWORD)
-            .env("NEPHOS_LOG", "info,nephos_cloud=debug,nephos_agent=debug,nephos_driver_qemu=debug")
+            .env("NEPHOS_LOG", "info,nephos_agent=debug,nephos_driver_qemu=debug")
             .env("NEPHOS_SIMULATED_NODES", self.settings.simulated_nodes.to_string())
             .envs(self.settings.environment.iter().cloned())
             .stdin(Stdio::null())
