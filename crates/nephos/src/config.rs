@@ -244,10 +244,10 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let folder = data.path().to_str().unwrap();
         fs::write(data.path().join(FILE), "listen = \"127.0.0.1:7001\"\nnode_listen = \"127.0.0.1:7002\"\n").unwrap();
-        let config = config(&["--data", folder, "--listen", "127.0.0.1:7000"]).unwrap();
-        assert_eq!((config.listen.port(), config.node_listen.port()), (7000, 7002));
+        let effective = config(&["--data", folder, "--listen", "127.0.0.1:7000"]).unwrap();
+        assert_eq!((effective.listen.port(), effective.node_listen.port()), (7000, 7002));
         fs::write(data.path().join(FILE), "lisen = \"127.0.0.1:7001\"\n").unwrap();
-        let error = super::tests::config(&["--data", folder]).unwrap_err();
+        let error = config(&["--data", folder]).unwrap_err();
         assert!(error.detail.contains("lisen"), "{error}");
     }
 }

@@ -46,7 +46,7 @@ fn step(record: &StepRecord) -> ops::Step {
         attempts: record.attempts,
         detail: record.progress.as_ref().map(|progress| progress.text.clone()).filter(|text| !text.is_empty()),
         percent: record.progress.as_ref().and_then(|progress| progress.percent),
-        error: record.error.as_ref().map(|error| error.to_string()),
+        error: record.error.as_ref().map(ToString::to_string),
         started_at: record.started_at,
         finished_at: record.finished_at,
     }

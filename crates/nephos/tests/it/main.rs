@@ -1,5 +1,7 @@
 //! The product as its users see it: the real binary, real guests, real clients.
 
+#![allow(clippy::unwrap_used, reason = "in a test an unexpected error is the finding")]
+
 mod backup;
 mod bad_input;
 mod crash;
