@@ -7,17 +7,19 @@ use nephos_types::{Error, Result};
 
 use crate::{
     command::{command, io_error, run},
-    grub::{self, Run},
+    grub::{self, Run, SECTOR},
     toolbox::Toolbox,
 };
 
-/// What GRUB runs.
-pub(crate) const BOOT_SCRIPT: &str = include_str!("../guest/grub-boot");
+/// What GRUB passes to the kernel.
+pub(crate) const BOOT_ARGUMENTS: &str = include_str!("../guest/kernel-arguments");
 /// What `initrd-init` looks for.
 const LABEL: &str = "micro-root";
 /// Size of the disk; sparse, so this costs nothing.
 const SIZE_MIB: u32 = 128;
 const BLOCK: u64 = 4096;
+/// Room for GRUB's core, in bytes; it takes about 130 KiB.
+const CORE_ROOM: usize = 256 << 10;
 /// Named one by one, because the defaults change with releases and GRUB does not read all that are new. With a journal:
 /// guests get their power cut.
 const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,flex_bg,sparse_super,large_file,\
@@ -25,11 +27,9 @@ const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetyp
 
 /// Turns the root file system's folder into a bootable qcow2.
 pub(crate) fn make(tools: &Toolbox, root: &Path, scratch: &Path, out: &Path) -> Result<()> {
-    let script = scratch.join("grub-boot");
-    fs::write(&script, BOOT_SCRIPT).map_err(|error| io_error("writing", &script, error))?;
-    let core = root.join("boot/core.img");
-    grub::make_core(tools, &script, &core)?;
-
+    // Takes the place of GRUB's core, which is made when the others' places are known. Not zeros: they would be a hole.
+    let reserved = root.join("boot/core.img");
+    fs::write(&reserved, vec![0xff; CORE_ROOM]).map_err(|error| io_error("writing", &reserved, error))?;
     let raw = scratch.join("disk.raw");
     run(tools
         .command("mke2fs")?
@@ -41,8 +41,11 @@ pub(crate) fn make(tools: &Toolbox, root: &Path, scratch: &Path, out: &Path) -> 
         .arg(&raw)
         .arg(format!("{SIZE_MIB}M")))?;
     give_to_root(tools, root, &raw)?;
-    let runs = locate(tools, &raw, "/boot/core.img")?;
-    grub::install(tools, &raw, &core, &runs)?;
+
+    let locate = |name: &str| locate(tools, &raw, root, name);
+    let files = grub::BootFiles { kernel: locate("vmlinuz")?, initrd: locate("initrd")? };
+    let core = grub::make_core(tools, &files, BOOT_ARGUMENTS.trim(), scratch)?;
+    grub::install(tools, &raw, &core, &locate("core.img")?)?;
     run(command("qemu-img", ["convert", "-c", "-f", "raw", "-O", "qcow2"]).arg(&raw).arg(out)).map(drop)
 }
 
@@ -80,22 +83,24 @@ fn give_to_root(tools: &Toolbox, root: &Path, raw: &Path) -> Result<()> {
     }
 }
 
-/// The sectors that a file of the file system lies in.
-fn locate(tools: &Toolbox, raw: &Path, file: &str) -> Result<Vec<Run>> {
-    let output = run(tools.command("debugfs")?.arg("-R").arg(format!("blocks {file}")).arg(raw))?;
+/// The sectors that a file in `boot` lies in.
+fn locate(tools: &Toolbox, raw: &Path, root: &Path, name: &str) -> Result<Vec<Run>> {
+    let output = run(tools.command("debugfs")?.arg("-R").arg(format!("blocks /boot/{name}")).arg(raw))?;
     let blocks: Vec<u64> =
         String::from_utf8_lossy(&output).split_whitespace().map_while(|word| word.parse().ok()).collect();
-    let sectors = BLOCK / 512;
+    let sectors = BLOCK / SECTOR;
     let mut runs: Vec<Run> = vec![];
-    for block in blocks {
+    for block in &blocks {
         let start = block * sectors;
         match runs.last_mut() {
             Some(run) if run.start + run.length == start => run.length += sectors,
             _ => runs.push(Run { start, length: sectors }),
         }
     }
-    if runs.is_empty() {
-        return Err(Error::bug(format!("the disk holds no file {file}")));
+    let path = root.join("boot").join(name);
+    let size = fs::metadata(&path).map_err(|error| io_error("reading", &path, error))?.len();
+    if blocks.len() as u64 != size.div_ceil(BLOCK) {
+        return Err(Error::bug(format!("/boot/{name} has holes, so it cannot be booted from")));
     }
     Ok(runs)
 }

@@ -40,7 +40,11 @@ const INITRD_FILES: &[GuestFile] = &[("init", 0o755, include_str!("../guest/init
 
 /// Everything that is not a package and decides what the guest is; part of the image's name.
 pub(crate) fn inputs() -> impl Iterator<Item = &'static str> {
-    FILES.iter().chain(INITRD_FILES).flat_map(|(path, _, content)| [*path, *content]).chain([crate::disk::BOOT_SCRIPT])
+    FILES
+        .iter()
+        .chain(INITRD_FILES)
+        .flat_map(|(path, _, content)| [*path, *content])
+        .chain([crate::disk::BOOT_ARGUMENTS])
 }
 
 const FOLDERS: &[&str] = &[
