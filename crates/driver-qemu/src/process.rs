@@ -120,12 +120,14 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Takes hold of a child.
+    /// Takes hold of a child. It may have ended already: until it is waited for, its id means no other process.
     pub(crate) fn of_child(child: Child) -> io::Result<Self> {
-        let identity = Identity::of(child.id())?;
-        let mut process = Self::open(&identity)?.ok_or(ErrorKind::NotFound)?;
-        process.child = Mutex::new(Some(child));
-        Ok(process)
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(ErrorKind::NotFound)?;
+        let handle = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+        let identity = Identity { pid: child.id(), start_time: Stat::of(child.id())?.start_time, boot: boot()? };
+        // SAFETY: an `OwnedFd` keeps its descriptor open and the same until it is dropped.
+        let handle = unsafe { AsyncFd::register_with_interest(handle, Interest::READABLE) }?;
+        Ok(Self { identity, handle, child: Mutex::new(Some(child)) })
     }
 
     /// Takes hold of a process that is remembered; `None` if it has ended.
@@ -292,6 +294,16 @@ mod tests {
             let _ = Stat::parse(&text);
             let _ = Stat::parse(&format!("1 (x) S {numbers}"));
         }
+    }
+
+    #[tokio::test]
+    async fn a_child_that_ended_before_it_is_taken_hold_of_tells_how() {
+        let child = Command::new("false").spawn().unwrap();
+        let stat = || Stat::of(child.id()).unwrap();
+        while stat().state != 'Z' {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(Process::of_child(child).unwrap().ended().await.as_deref(), Some("exit code 1"));
     }
 
     #[tokio::test]
