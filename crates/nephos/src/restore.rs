@@ -32,7 +32,10 @@ fn run(invocation: &Invocation<'_>) -> Result<u8> {
     let file = File::open(path).map_err(|error| {
         Error::invalid("restore", format!("{} cannot be read", path.display())).detail(error.to_string())
     })?;
-    let files = nephos_cloud::system::restore(BufReader::new(file), &data)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .map_err(|error| Error::internal("the program could not be set up", error))?;
+    let files = runtime.block_on(nephos_cloud::system::restore(BufReader::new(file), &data))?;
     eprintln!("restored {files} files into {}", data.display());
     eprintln!("start the cloud: nephos up --data {}", data.display());
     Ok(0)

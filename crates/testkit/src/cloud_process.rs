@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::process::CommandExt,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
 };
@@ -10,13 +10,13 @@ use std::{
 use nephos_cli::client::Client;
 use nephos_ops::identity::CreateToken;
 use nephos_types::{Error, Result};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::wait::until;
+use crate::{
+    processes::{die_with_the_test, end_of, guests_in, kill_guests_in, send},
+    wait::until,
+};
 
 /// The administrator's password in tests.
 const PASSWORD: &str = "correct horse battery staple";
@@ -26,6 +26,8 @@ const PASSWORD: &str = "correct horse battery staple";
 pub struct Settings {
     /// Stand in this many simulated nodes; 0 runs real guests on this machine.
     pub simulated_nodes: u32,
+    /// Where agents of other machines dial; the loopback when absent.
+    pub node_listen: Option<IpAddr>,
     /// Kill the process with SIGKILL at this point of a workflow, e.g. `server.create/find capacity/before`.
     pub kill_at: Option<String>,
     /// Further environment variables.
@@ -51,13 +53,27 @@ impl CloudProcess {
         cloud
     }
 
+    /// Makes a cloud out of a backup, without starting it. What `nephos restore` printed is returned if it failed.
+    pub fn restored(
+        binary: impl Into<PathBuf>,
+        settings: Settings,
+        backup: &Path,
+    ) -> std::result::Result<Self, String> {
+        let folder = tempfile::Builder::new().prefix("nephos-test-").tempdir().expect("a temporary folder");
+        let cloud = Self { binary: binary.into(), settings, folder, child: None };
+        let output = cloud.command(&["restore"]).arg(backup).output().expect("the nephos binary starts");
+        if output.status.success() { Ok(cloud) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    }
+
     /// Starts it, without waiting.
     pub fn spawn(&mut self) {
         let _ = fs::remove_file(self.data().join("endpoint"));
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log()).expect("the log file");
         let mut command = Command::new(&self.binary);
         command
-            .args(["up", "--listen", "127.0.0.1:0", "--node-listen", "127.0.0.1:0", "--data"])
+            .args(["up", "--listen", "127.0.0.1:0", "--node-listen"])
+            .arg(format!("{}:0", self.settings.node_listen.unwrap_or(Ipv4Addr::LOCALHOST.into())))
+            .arg("--data")
             .arg(self.data())
             .args(&self.settings.flags)
             .env("NEPHOS_ADMIN_PASSWORD", PASSWORD)
@@ -70,14 +86,7 @@ impl CloudProcess {
         if let Some(point) = &self.settings.kill_at {
             command.env("NEPHOS_KILL_AT", point);
         }
-        // A test that is killed must not leave its cloud behind.
-        // SAFETY: prctl is async-signal-safe and touches only the child.
-        unsafe {
-            command.pre_exec(|| {
-                nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-                Ok(())
-            });
-        }
+        die_with_the_test(&mut command);
         self.child = Some(command.spawn().expect("the nephos binary starts"));
     }
 
@@ -115,9 +124,7 @@ impl CloudProcess {
     /// The end of what the process has printed.
     #[must_use]
     pub fn log_text(&self) -> String {
-        let text = fs::read_to_string(self.log()).unwrap_or_default();
-        let start = text.len().saturating_sub(20_000);
-        text.get(text.ceil_char_boundary(start)..).unwrap_or_default().to_owned()
+        end_of(&self.log())
     }
 
     /// Its URL.
@@ -198,7 +205,7 @@ impl CloudProcess {
     /// Asks the process to stop, and waits until it has.
     pub async fn stop(&mut self) -> ExitStatus {
         let child = self.child.take().expect("the cloud runs");
-        let _ = kill(Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX)), Signal::SIGTERM);
+        send(child.id(), Signal::SIGTERM);
         self.child = Some(child);
         self.ended().await
     }
@@ -216,27 +223,8 @@ impl CloudProcess {
     /// Process ids of guests of this cloud: QEMU processes that work in its data folder.
     #[must_use]
     pub fn guests(&self) -> Vec<u32> {
-        processes_in(&self.data())
+        guests_in(&self.data())
     }
-}
-
-/// QEMU processes whose working folder or arguments name a folder.
-fn processes_in(folder: &Path) -> Vec<u32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return vec![] };
-    let name = folder.to_string_lossy().into_owned();
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|pid| {
-            let process = PathBuf::from(format!("/proc/{pid}"));
-            let program = fs::read_link(process.join("exe")).unwrap_or_default();
-            let qemu = program.file_name().is_some_and(|file| file.to_string_lossy().starts_with("qemu-system"));
-            let here = fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder));
-            let named =
-                fs::read(process.join("cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains(&name));
-            qemu && (here || named)
-        })
-        .collect()
 }
 
 impl Drop for CloudProcess {
@@ -245,8 +233,6 @@ impl Drop for CloudProcess {
             eprintln!("---- log of the cloud in {}\n{}", self.data().display(), self.log_text());
         }
         self.kill();
-        for pid in self.guests() {
-            let _ = kill(Pid::from_raw(i32::try_from(pid).unwrap_or(i32::MAX)), Signal::SIGKILL);
-        }
+        kill_guests_in(&self.data());
     }
 }

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Reads a console until it shows some text.
-async fn read_until(console: &mut (impl AsyncReadExt + Unpin), text: &str) -> String {
+pub(crate) async fn read_until(console: &mut (impl AsyncReadExt + Unpin), text: &str) -> String {
     let mut seen = String::new();
     let reading = async {
         let mut buffer = [0; 4096];
@@ -30,7 +30,7 @@ async fn read_until(console: &mut (impl AsyncReadExt + Unpin), text: &str) -> St
 }
 
 /// Files of a data folder that belong to guests.
-fn guest_files(data: &Path) -> Vec<String> {
+pub(crate) fn guest_files(data: &Path) -> Vec<String> {
     fn walk(folder: &Path, found: &mut Vec<String>) {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             if entry.path().is_dir() {

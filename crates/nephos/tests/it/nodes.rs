@@ -1,1 +1,184 @@
+//! Two machines: one joins, dies, is missed, and comes back to guests that never noticed.
 
+use futures_util::StreamExt;
+use nephos_cli::client::Client;
+use nephos_ops::{
+    compute::{DeleteServer, OpenConsole, ReadConsoleLog, ServerState, StartServer, StopServer},
+    node::{ListNodes, Node, NodeState, ShowNode, UpdateNode},
+};
+use nephos_testkit::{CloudProcess, Machine, Settings, until};
+use nephos_types::{ErrorKind, NodeId, Timestamp};
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+
+use crate::{
+    NEPHOS,
+    guest::{guest_files, read_until},
+    help::{blank_image, create_server, delete_server, server, succeeded, upload_image},
+};
+
+/// A dead node is shown as such within this time.
+const NOTICED_WITHIN_SECONDS: f64 = 15.0;
+
+async fn node(admin: &Client, node: NodeId) -> Node {
+    admin.call(ShowNode { node: node.to_string().parse().unwrap() }).await.unwrap()
+}
+
+async fn wait_for_node(admin: &Client, id: NodeId, state: NodeState) -> Node {
+    until(&format!("the node to be {state:?}"), || async {
+        let node = node(admin, id).await;
+        (node.state == state).then_some(node)
+    })
+    .await
+}
+
+async fn set_enabled(admin: &Client, node: NodeId, enabled: bool) {
+    let update: UpdateNode = serde_json::from_value(json!({ "node": node, "enabled": enabled })).unwrap();
+    admin.call(update).await.unwrap();
+}
+
+/// Creates a server, waits until it is active, and says where it is.
+async fn create(client: &Client, name: &str, image: &str) -> NodeId {
+    let started = client.call(create_server(name, image)).await.unwrap();
+    succeeded(client, started.workflow).await;
+    let server = server(client, name).await.unwrap();
+    assert_eq!(server.state, ServerState::Active, "{server:#?}");
+    server.node.expect("an active server is on a node")
+}
+
+/// The command that the control plane prints for a machine that is to join, as its arguments.
+fn join_command(cloud: &CloudProcess) -> Vec<String> {
+    let printed = cloud.nephos(&["node", "join-token"]);
+    let (_, command) = printed.split_once("nephos agent ").unwrap_or_else(|| panic!("no command in: {printed}"));
+    let words: Vec<String> = command.split_whitespace().take(4).map(str::to_owned).collect();
+    assert_eq!((words[0].as_str(), words[2].as_str()), ("--join", "--token"), "{printed}");
+    words
+}
+
+async fn console_log(client: &Client, server: &str) -> Option<String> {
+    let request = ReadConsoleLog { server: server.parse().unwrap(), bytes: None };
+    let mut log = client.download(request).await.ok()?.body;
+    let mut text = vec![];
+    while let Some(chunk) = log.next().await {
+        text.extend_from_slice(&chunk.ok()?);
+    }
+    Some(String::from_utf8_lossy(&text).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_joins_dies_is_missed_and_comes_back() {
+    let Some(mut machine) = Machine::new(NEPHOS) else { return };
+    let micro = tokio::task::spawn_blocking(|| nephos_image_build::micro(&Default::default(), &mut |_| {}))
+        .await
+        .unwrap()
+        .expect("the micro image is built");
+    let settings = Settings { node_listen: Some(machine.near_address().into()), ..Settings::default() };
+    let mut cloud = CloudProcess::start(NEPHOS, settings).await;
+    let (admin, demo) = (cloud.admin().await, cloud.demo().await);
+    blank_image(&demo, "blank").await;
+    upload_image(&demo, "micro", "qcow2", &micro.disk).await;
+    let here = admin.call(ListNodes::default()).await.unwrap().items[0].id;
+
+    // The machine joins by the printed command; the token is good once.
+    let command = join_command(&cloud);
+    let arguments: Vec<&str> = command.iter().map(String::as_str).collect();
+    machine.start_agent(&arguments);
+    let there = until("the machine to join", || async {
+        let nodes = admin.call(ListNodes::default()).await.unwrap().items;
+        nodes.into_iter().find(|node| node.id != here && node.state == NodeState::Up)
+    })
+    .await;
+    assert!(there.certificate_expires_at.is_some_and(|expiry| expiry > Timestamp::now()), "{there:#?}");
+    assert!(there.address.as_deref().is_some_and(|address| address.starts_with("198.1")), "{there:#?}");
+    let there = there.id;
+    let Some(mut stranger) = Machine::new(NEPHOS) else { return };
+    stranger.start_agent(&arguments);
+    assert!(!stranger.agent_ended().await.success(), "a used token lets nobody in");
+    assert_eq!(admin.call(ListNodes::default()).await.unwrap().items.len(), 2);
+    drop(stranger);
+
+    // Servers spread over both.
+    let mut places = [create(&demo, "first", "blank").await, create(&demo, "second", "blank").await];
+    let on_there = if places[0] == there { "first" } else { "second" };
+    let on_here = if places[0] == there { "second" } else { "first" };
+    let mut expected = [here, there];
+    places.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(places, expected);
+    assert_eq!((cloud.guests().len(), machine.guests().len()), (1, 1));
+
+    // Its console is reached through it.
+    set_enabled(&admin, here, false).await;
+    assert_eq!(create(&demo, "talker", "micro").await, there);
+    set_enabled(&admin, here, true).await;
+    let mut console = demo.tunnel(OpenConsole { server: "talker".parse().unwrap() }).await.unwrap().0;
+    console.write_all(b"\r").await.unwrap();
+    read_until(&mut console, "login:").await;
+    drop(console);
+    until("the console log to show the login prompt", || async {
+        console_log(&demo, "talker").await.is_some_and(|log| log.contains("login:")).then_some(())
+    })
+    .await;
+
+    // Its agent dies; that is shown, and the guests run on.
+    let mut guests = machine.guests();
+    guests.sort_unstable();
+    assert_eq!(guests.len(), 2);
+    let killed_at = Timestamp::now();
+    machine.kill_agent();
+    let down = wait_for_node(&admin, there, NodeState::Down).await;
+    let noticed = down.state_since.since(killed_at).as_secs_f64();
+    assert!(down.state_since > killed_at && noticed <= NOTICED_WITHIN_SECONDS, "noticed after {noticed} s");
+    eprintln!("the dead node was noticed after {noticed:.1} s");
+
+    // Nothing more is placed on it, and the other node works.
+    for name in ["third", "fourth"] {
+        assert_eq!(create(&demo, name, "blank").await, here);
+    }
+    let stop = StopServer { server: on_here.parse().unwrap(), hard: true, grace_seconds: None };
+    succeeded(&demo, demo.call(stop).await.unwrap().workflow).await;
+    succeeded(&demo, demo.call(StartServer { server: on_here.parse().unwrap() }).await.unwrap().workflow).await;
+    set_enabled(&admin, here, false).await;
+    let error = demo.call(create_server("nowhere", "blank")).await.unwrap_err();
+    assert_eq!((error.code.as_ref(), error.kind), ("no_placement", ErrorKind::Capacity));
+    let reasons: Vec<&str> = error.reasons.iter().map(|reason| reason.constraint.as_str()).collect();
+    assert!(reasons.contains(&"up") && reasons.contains(&"enabled"), "{error:#?}");
+    set_enabled(&admin, here, true).await;
+    let error = demo.tunnel(OpenConsole { server: "talker".parse().unwrap() }).await.err().expect("nobody is there");
+    assert_ne!(error.kind.http_status(), 500, "{error:?}");
+    // What is asked of a server there is done when the node is back.
+    let deletion = demo.call(DeleteServer { server: on_there.parse().unwrap() }).await.unwrap();
+    let mut still = machine.guests();
+    still.sort_unstable();
+    assert_eq!(still, guests, "guests outlive their agent");
+
+    // Back without a token, with its guest.
+    machine.start_agent(&[]);
+    let up = wait_for_node(&admin, there, NodeState::Up).await;
+    assert!(up.state_since > down.state_since);
+    succeeded(&demo, deletion.workflow).await;
+    let adopted = machine.guests();
+    assert_eq!(adopted.len(), 1);
+    assert!(guests.contains(&adopted[0]), "the guest was adopted, not started again");
+    let talker = server(&demo, "talker").await.unwrap();
+    assert_eq!((talker.state, talker.restarts), (ServerState::Active, 0));
+    let mut console = demo.tunnel(OpenConsole { server: "talker".parse().unwrap() }).await.unwrap().0;
+    console.write_all(b"\r").await.unwrap();
+    read_until(&mut console, "login:").await;
+    drop(console);
+
+    // Deleted, nothing is left on either.
+    for name in [on_here, "third", "fourth", "talker"] {
+        delete_server(&demo, name).await;
+    }
+    assert!(cloud.guests().is_empty() && machine.guests().is_empty());
+    for data in [cloud.data(), machine.data()] {
+        assert_eq!(guest_files(&data), Vec::<String>::new());
+    }
+    for node in admin.call(ListNodes::default()).await.unwrap().items {
+        let used = (node.servers, node.vcpus_used, node.memory_mib_used, node.disk_gib_used);
+        assert_eq!(used, (0, 0, 0, 0), "{node:#?}");
+    }
+    assert!(machine.stop_agent().await.success());
+    assert!(cloud.stop().await.success());
+}
