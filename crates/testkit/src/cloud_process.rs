@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The administrator's password in tests.
-const PASSWORD: &str = "correct horse battery staple";
+pub const PASSWORD: &str = "correct horse battery staple";
 
 /// How the cloud is started.
 #[derive(Clone, Debug, Default)]

@@ -11,6 +11,6 @@ mod machine;
 mod processes;
 mod wait;
 
-pub use cloud_process::{CloudProcess, Settings};
+pub use cloud_process::{CloudProcess, PASSWORD, Settings};
 pub use machine::Machine;
 pub use wait::{LIMIT, until};

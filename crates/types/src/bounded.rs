@@ -57,7 +57,36 @@ impl<const MIN: u64, const MAX: u64> fmt::Debug for Number<MIN, MAX> {
 
 impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Number<MIN, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        u64::deserialize(deserializer)?.try_into().map_err(|error: Error| de::Error::custom(error.detail))
+        deserializer.deserialize_any(Whole)?.try_into().map_err(|error: Error| de::Error::custom(error.detail))
+    }
+}
+
+/// Reads a whole number as JSON Schema understands it: `3.0` is one.
+struct Whole;
+
+impl de::Visitor<'_> for Whole {
+    type Value = u64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a whole number, not negative")
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<u64, E> {
+        Ok(value)
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<u64, E> {
+        u64::try_from(value).map_err(|_| E::invalid_value(de::Unexpected::Signed(value), &self))
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<u64, E> {
+        // Up to here every whole number has a floating point number of its own.
+        const EXACT: f64 = 9_007_199_254_740_992.0;
+        if value.fract() == 0.0 && (0.0..=EXACT).contains(&value) {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // just checked
+            return Ok(value as u64);
+        }
+        Err(E::invalid_value(de::Unexpected::Float(value), &self))
     }
 }
 
@@ -139,8 +168,10 @@ mod tests {
 
     #[test]
     fn bounds_hold_when_parsing() {
-        assert!(serde_json::from_str::<Number<1, 5>>("5").is_ok());
-        for bad in ["0", "6", "-1", "1.5", "\"3\"", "99999999999999999999"] {
+        for good in ["5", "5.0", "0.5e1"] {
+            assert_eq!(serde_json::from_str::<Number<1, 5>>(good).unwrap().get(), 5, "{good}");
+        }
+        for bad in ["0", "6", "-1", "1.5", "-0.5", "6.0", "1e300", "\"3\"", "99999999999999999999"] {
             assert!(serde_json::from_str::<Number<1, 5>>(bad).is_err(), "{bad}");
         }
         assert!(serde_json::from_str::<List<u8, 2>>("[1,2]").is_ok());

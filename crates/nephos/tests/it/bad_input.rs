@@ -4,7 +4,7 @@ use std::process::Command;
 
 use nephos_cli::client::Client;
 use nephos_ops::{AnswerKind, Entry, Grant, Method, Role, schema::Fields, table};
-use nephos_testkit::{CloudProcess, Settings};
+use nephos_testkit::{CloudProcess, PASSWORD, Settings};
 use nephos_types::{Error, ErrorKind, Result};
 use serde_json::{Map, Value, json};
 
@@ -13,7 +13,8 @@ use crate::{
     help::{create_server, succeeded},
 };
 
-async fn simulated() -> CloudProcess {
+/// A cloud with simulated nodes.
+pub(crate) async fn simulated() -> CloudProcess {
     CloudProcess::start(NEPHOS, Settings { simulated_nodes: 2, ..Settings::default() }).await
 }
 
@@ -60,6 +61,34 @@ fn whole(entry: &Entry) -> Map<String, Value> {
     fields.names().filter(|name| fields.required(name)).map(|name| (name.to_owned(), sample(&fields, name))).collect()
 }
 
+/// What lies just outside of a field's bounds.
+fn out_of_range(fields: &Fields, name: &str) -> Vec<Value> {
+    let schema = fields.get(name).cloned().unwrap_or_default();
+    let bound = |key: &str| schema.get(key).and_then(Value::as_i64);
+    let numbers = [
+        bound("minimum").and_then(|least| least.checked_sub(1)),
+        bound("maximum").and_then(|most| most.checked_add(1)),
+    ];
+    let mut values: Vec<Value> = numbers.into_iter().flatten().map(Value::from).collect();
+    if fields.json_type(name) == "integer" {
+        values.extend([json!(1.5), json!(1e300), json!("9".repeat(30))]);
+    }
+    if let Some(most) = schema.get("maxItems").and_then(Value::as_u64) {
+        values.push((0..=most).map(|index| json!(format!("item-{index}"))).collect());
+    }
+    values
+}
+
+/// What callers have changed so far, from the audit log.
+async fn changes(admin: &Client) -> Vec<Value> {
+    let entry = table().iter().find(|entry| entry.spec.name == "audit.list").unwrap();
+    let mut trail = admin.call_json(&entry.spec, &json!({ "limit": 1000 })).await.unwrap();
+    let mut items = std::mem::take(trail["items"].as_array_mut().unwrap());
+    // Nodes and reconcilers go on meanwhile.
+    items.retain(|item| table().iter().any(|entry| item["operation"] == entry.spec.name));
+    items
+}
+
 fn is_path_field(entry: &Entry, name: &str) -> bool {
     entry.spec.path_fields().any(|field| field == name)
 }
@@ -82,6 +111,7 @@ async fn malformed_input_is_refused_everywhere() {
     let cloud = simulated().await;
     let admin = cloud.admin().await;
     let anonymous = cloud.anonymous();
+    let before = changes(&admin).await;
     let mut wrong = vec![];
     for entry in table() {
         let fields = Fields::of(entry);
@@ -110,6 +140,10 @@ async fn malformed_input_is_refused_everywhere() {
                 let got = call(&admin, entry, &with(name, odd)).await;
                 expect(entry, &format!("`{name}` of the wrong type"), got, &[ErrorKind::Invalid], &mut wrong);
             }
+            for odd in out_of_range(&fields, name) {
+                let got = call(&admin, entry, &with(name, odd.clone())).await;
+                expect(entry, &format!("`{name}` out of range: {odd}"), got, &[ErrorKind::Invalid], &mut wrong);
+            }
             if text {
                 let long = "x".repeat(if is_text(entry, name) { 8_000 } else { 200_000 });
                 let kinds = [ErrorKind::Invalid, ErrorKind::TooLarge, ErrorKind::Unauthenticated];
@@ -124,6 +158,10 @@ async fn malformed_input_is_refused_everywhere() {
         }
     }
     assert!(wrong.is_empty(), "{} findings\n{}", wrong.len(), wrong.join("\n"));
+    assert_eq!(changes(&admin).await, before, "what was refused changed something");
+    let entry = table().iter().find(|entry| entry.spec.name == "keypair.create").unwrap();
+    call(&admin, entry, &json!({ "name": "key", "public_key": KEY })).await.unwrap();
+    assert_ne!(changes(&admin).await, before, "what is accepted is seen to change something");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -263,25 +301,12 @@ const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJmb28gYmFyIGJheiBxdXggc
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeated_creation_gives_what_the_first_one_made() {
     let cloud = simulated().await;
-    let token = cloud.nephos(&[
-        "token",
-        "create",
-        "--user",
-        "admin",
-        "--password",
-        "correct horse battery staple",
-        "--project",
-        "demo",
-        "-o",
-        "value",
-        "-c",
-        "token",
-    ]);
+    let token = administrator_token(&cloud);
     let post = |name: &str| {
         let body = json!({ "name": name, "public_key": KEY }).to_string();
         let output = Command::new("curl")
             .args(["-s", "-X", "POST", "-H", "Content-Type: application/json", "-H", "Idempotency-Key: once"])
-            .args(["-H", &format!("Authorization: Bearer {}", token.trim()), "-d", &body])
+            .args(["-H", &format!("Authorization: Bearer {token}"), "-d", &body])
             .arg(format!("{}/v1/keypairs", cloud.url()))
             .output()
             .unwrap();
@@ -292,36 +317,31 @@ async fn a_repeated_creation_gives_what_the_first_one_made() {
     assert_eq!(post("b")["error"]["code"], "idempotency_mismatch");
 }
 
-/// Everything that Schemathesis thinks of, from the cloud's own OpenAPI document.
+/// Everything that Schemathesis thinks of, from the cloud's own OpenAPI document: nothing makes a server error, what
+/// does not fit the schema is refused, and answers are as documented.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn schemathesis_finds_no_server_error() {
+async fn schemathesis_finds_nothing_wrong() {
     let Some(python) = std::env::var_os("NEPHOS_TEST_PYTHON") else {
         eprintln!("skipped: `cargo xtask test` installs schemathesis and runs this");
         return;
     };
     let cloud = simulated().await;
-    let token = cloud.nephos(&[
-        "token",
-        "create",
-        "--user",
-        "admin",
-        "--password",
-        "correct horse battery staple",
-        "--project",
-        "demo",
-        "-o",
-        "value",
-        "-c",
-        "token",
-    ]);
+    targets(&cloud).await;
+    let token = administrator_token(&cloud);
     let url = cloud.url();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("schemathesis.toml"), SCHEMATHESIS).unwrap();
     let output = tokio::task::spawn_blocking(move || {
         Command::new(std::path::Path::new(&python).join("schemathesis"))
             .args(["run", &format!("{url}/openapi.json"), "--url", &url])
-            .args(["--checks", "not_a_server_error", "--max-examples", "12", "--request-timeout", "10"])
-            .args(["--exclude-path-regex", "watch|/events$|console$|/system/backup", "--generation-database", "none"])
-            .args(["-H", &format!("Authorization: Bearer {}", token.trim()), "--workers", "2", "--no-color"])
-            .current_dir(std::env::temp_dir())
+            .args(["--phases", "coverage,fuzzing", "--max-examples", "2", "--request-timeout", "30"])
+            .args(["--checks", CHECKS, "--continue-on-failure"])
+            // One worker: Python 3.11 parses source text with several threads at once wrongly.
+            // Left out: streams that do not end, and what would end the token that this runs with.
+            .args(["--exclude-path-regex", "watch|/events$|console$|/system/backup|/tokens/revoke"])
+            .args(["--exclude-path", "/v1/assignments/{assignment}", "--generation-database", "none"])
+            .args(["-H", &format!("Authorization: Bearer {token}"), "--workers", "1", "--no-color"])
+            .current_dir(folder.path())
             .output()
             .unwrap()
     })
@@ -329,4 +349,58 @@ async fn schemathesis_finds_no_server_error() {
     .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
+                      response_schema_conformance,negative_data_rejection";
+
+/// Paths lead to what exists, and not to the administrator or the default domain; a run whose token stopped working
+/// has tested nothing, and fails.
+const SCHEMATHESIS: &str = r#"
+[warnings]
+fail-on = ["missing_auth"]
+
+[parameters]
+"path.credential" = "target"
+"path.domain" = "target"
+"path.flavor" = "target"
+"path.group" = "target"
+"path.image" = "target"
+"path.keypair" = "target"
+"path.project" = "target"
+"path.role" = "target"
+"path.schedule" = "target"
+"path.server" = "target"
+"path.user" = "target"
+"#;
+
+/// One of each, all with the same name.
+async fn targets(cloud: &CloudProcess) {
+    let demo = cloud.demo().await;
+    crate::help::blank_image(&demo, "target").await;
+    let started = demo.call(create_server("target", "target")).await.unwrap();
+    succeeded(&demo, started.workflow).await;
+    let schedule = json!({ "every_seconds": 86_400, "operation": "server.show", "input": { "server": "target" } });
+    for (operation, mut input) in [
+        ("domain.create", json!({})),
+        ("project.create", json!({})),
+        ("user.create", json!({ "password": "a password of some length" })),
+        ("group.create", json!({})),
+        ("role.create", json!({})),
+        ("flavor.create", json!({ "vcpus": 1, "memory_mib": 64, "disk_gib": 1 })),
+        ("keypair.create", json!({ "public_key": KEY })),
+        ("schedule.create", schedule),
+        ("application-credential.create", json!({ "roles": ["member"] })),
+    ] {
+        input["name"] = json!("target");
+        let entry = table().iter().find(|entry| entry.spec.name == operation).expect(operation);
+        demo.call_json(&entry.spec, &input).await.unwrap();
+    }
+}
+
+/// A token of the administrator in the project `demo`.
+fn administrator_token(cloud: &CloudProcess) -> String {
+    let login = ["token", "create", "--user", "admin", "--password", PASSWORD, "--project", "demo"];
+    let token = cloud.nephos(&[&login[..], &["-o", "value", "-c", "token"]].concat());
+    token.trim().to_owned()
 }
