@@ -1,23 +1,25 @@
 //! `cargo xtask bench`: builds with optimisation and prints the figures of the design, each with its target.
 
+use std::process::Command;
+
 use crate::{
-    process::{Outcome, cargo, run as run_command},
+    process::{Outcome, cargo, run as run_command, target_folder},
     system,
 };
 
 /// Runs some benchmarks, or all.
 pub(crate) fn run(names: &[String]) -> Outcome {
     system::ensure_running()?;
-    if names.is_empty() || names.iter().any(|name| name == "store") {
-        run_command(cargo().args(["run", "--release", "--quiet", "--package", "nephos-store", "--example", "bench"]))?;
+    // In one go, so that what they share is built once.
+    let packages = ["--package", "nephos", "--package", "nephos-testkit", "--package", "nephos-store"];
+    run_command(cargo().args(["build", "--release", "--bins", "--example", "bench"]).args(packages))?;
+    let built = target_folder().join("release");
+    let (store, others): (Vec<&String>, Vec<&String>) = names.iter().partition(|name| *name == "store");
+    if names.is_empty() || !others.is_empty() {
+        run_command(Command::new(built.join("bench")).args(others))?;
     }
-    if names.len() == 1 && names.iter().all(|name| name == "store") {
-        return Ok(());
+    if names.is_empty() || !store.is_empty() {
+        run_command(&mut Command::new(built.join("examples/bench")))?;
     }
-    run_command(cargo().args(["build", "--release", "--package", "nephos"]))?;
-    run_command(
-        cargo()
-            .args(["run", "--release", "--quiet", "--package", "nephos-testkit", "--bin", "bench", "--"])
-            .args(names.iter().filter(|name| *name != "store")),
-    )
+    Ok(())
 }

@@ -5,6 +5,7 @@
 //!
 //! Must not know: any front end's protocol, any driver, SQL.
 
+pub mod bench;
 pub mod compute;
 mod control;
 mod core;

@@ -157,14 +157,23 @@ impl CloudProcess {
 
     /// A client for a user of the default domain, in a project of that domain.
     pub async fn client(&self, user: &str, password: &str, project: Option<&str>) -> Result<Client> {
+        let token = self.token(user, password, project).await?;
+        self.anonymous().with_token(Some(token))
+    }
+
+    /// A token for the project `demo`, for tests that speak HTTP themselves.
+    pub async fn demo_token(&self) -> String {
+        self.token("admin", PASSWORD, Some("demo")).await.expect("the administrator logs in")
+    }
+
+    async fn token(&self, user: &str, password: &str, project: Option<&str>) -> Result<String> {
         let input = match project {
             Some(project) => serde_json::json!({ "user": user, "password": password, "project": project }),
             None => serde_json::json!({ "user": user, "password": password, "unscoped": true }),
         };
         let input: CreateToken =
             serde_json::from_value(input).map_err(|error| Error::internal("the token request does not fit", error))?;
-        let token = self.anonymous().call(input).await?;
-        self.anonymous().with_token(Some(token.token.reveal().to_owned()))
+        Ok(self.anonymous().call(input).await?.token.reveal().to_owned())
     }
 
     /// Runs the command line against this cloud and returns standard output; panics if it fails.

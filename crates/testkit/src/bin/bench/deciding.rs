@@ -1,0 +1,51 @@
+//! One scheduling decision among ten thousand nodes that are half full.
+
+use std::time::{Duration, Instant};
+
+use nephos_cloud::compute::placement::{Amounts, Candidate, Candidates, Demand};
+use nephos_driver::DiskFormat;
+use nephos_types::Id;
+
+use crate::{
+    Outcome,
+    figure::{Figure, percentile},
+};
+
+const NODES: u64 = 10_000;
+const DECISIONS: usize = 2_000;
+
+pub(crate) async fn run() -> Outcome {
+    let nodes: Vec<Candidate> = (0..NODES).map(node).collect::<Outcome<_>>()?;
+    let candidates = Candidates::default();
+    let amounts = Amounts { vcpus: 1, memory_mib: 1024, disk_gib: 10 };
+    let demand = Demand { amounts, format: Some(DiskFormat::Qcow2) };
+    // The picture is drawn once for each change of the nodes' records.
+    let begin = Instant::now();
+    candidates.check(1, || nodes.clone(), &demand)?;
+    let drawn = begin.elapsed();
+    let mut times: Vec<Duration> = vec![];
+    for _ in 0..DECISIONS {
+        let begin = Instant::now();
+        candidates.place(1, || nodes.clone(), &demand)?;
+        times.push(begin.elapsed());
+    }
+    Ok(vec![
+        Figure::time("scheduling decision among 10,000 nodes, p50", percentile(&mut times, 0.5)).under(1.0),
+        Figure::time("  p99", percentile(&mut times, 0.99)),
+        Figure::time("  the first one after a node's record changed", drawn),
+    ])
+}
+
+fn node(number: u64) -> Outcome<Candidate> {
+    // Spread without order, the same in each run.
+    let share = number.wrapping_mul(0x9E37_79B9) % 50;
+    Ok(Candidate {
+        node: Id::from_bits(number),
+        name: format!("node-{number}").parse()?,
+        up: true,
+        disabled: None,
+        formats: vec![DiskFormat::Qcow2, DiskFormat::Raw],
+        capacity: Amounts { vcpus: 256, memory_mib: 256 << 10, disk_gib: 10_000 },
+        used: Amounts { vcpus: share * 2, memory_mib: share * 2048, disk_gib: share * 50 },
+    })
+}
