@@ -196,6 +196,8 @@ impl CloudProcess {
         command
             .args(arguments)
             .env("NEPHOS_DATA", self.data())
+            // Cached tokens, too, go with the test.
+            .env("XDG_CACHE_HOME", self.folder.path().join("cache"))
             .env("NO_COLOR", "1")
             .env_remove("NEPHOS_URL")
             .env_remove("NEPHOS_TOKEN")
