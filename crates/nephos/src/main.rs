@@ -4,6 +4,7 @@
 //! together.
 
 mod agent;
+mod backup;
 mod config;
 mod image_build;
 mod kill_point;
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
     nephos_cli::App::new("nephos", env!("CARGO_PKG_VERSION"))
         .with(up::command())
         .with(agent::command())
+        .with(backup::command())
         .with(restore::command())
         .with(image_build::command())
         .run(std::env::args_os())
