@@ -2,14 +2,14 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use futures_util::StreamExt;
-use nephos_driver::ComputeDriver;
+use nephos_driver::{Capabilities, ComputeDriver};
 use nephos_node_api::{Client, Connector, HELLO_FIRST, Hello, NODE_REMOVED, PROTOCOL_VERSION, WantedPower};
 use nephos_types::{Error, NodeId, Result};
 use tokio::time::Instant;
@@ -27,6 +27,8 @@ pub struct Agent {
     streams: Arc<Streams>,
     reporter: Arc<Reporter>,
     report_every_ms: AtomicU64,
+    /// What the control plane was last told that the driver can do.
+    told: Mutex<Option<Capabilities>>,
     shutdown: CancellationToken,
 }
 
@@ -52,8 +54,16 @@ impl Agent {
         let images = Images::open(config.data.as_deref(), config.image_cache, client.clone())?;
         let servers = Servers::new(config.clone(), driver.clone(), images, records, reporter.clone());
         let streams = Streams::new(driver, client.clone(), shutdown.clone());
-        let agent =
-            Self { config, client, servers, streams, reporter, report_every_ms: AtomicU64::new(3000), shutdown };
+        let agent = Self {
+            config,
+            client,
+            servers,
+            streams,
+            reporter,
+            report_every_ms: AtomicU64::new(3000),
+            told: Mutex::default(),
+            shutdown,
+        };
         tokio::select! {
             ended = agent.live() => ended,
             () = agent.shutdown.cancelled() => Ok(()),
@@ -82,19 +92,26 @@ impl Agent {
     async fn hello(&self) -> Result<NodeId> {
         let mut failures = 0;
         loop {
+            let capabilities = self.servers.driver.capabilities();
             let hello = Hello {
                 protocol: PROTOCOL_VERSION,
                 agent_version: self.config.version.clone(),
-                inventory: inventory::read(&self.config, self.servers.driver.capabilities())?,
+                inventory: inventory::read(&self.config, capabilities.clone())?,
             };
             match self.client.hello(&hello).await {
                 Ok(answer) => {
+                    *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(capabilities);
                     self.report_every_ms.store(answer.report_every_ms.clamp(100, 60_000), Ordering::Relaxed);
                     return Ok(answer.node);
                 }
                 Err(error) => self.after_failure(error, &mut failures, "hello").await?,
             }
         }
+    }
+
+    /// Whether the driver can do something else than the control plane was told.
+    fn has_news(&self) -> bool {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).as_ref() != Some(&self.servers.driver.capabilities())
     }
 
     /// Logs a failed call and waits; gives up only if this node is none any more.
@@ -148,6 +165,10 @@ impl Agent {
             tokio::select! {
                 () = self.reporter.something() => {}
                 () = tokio::time::sleep(every) => {}
+            }
+            // A driver may still be finding out what the machine can do when the agent first says hello.
+            if self.has_news() {
+                self.hello().await?;
             }
             if Instant::now() >= full_due {
                 self.reporter.demand_full();
