@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use nephos_store::{Author, CommitError, Draft, Kind, Query, Record, Store, Transaction};
-use nephos_types::{ErrorKind, Result, WorkflowId};
+use nephos_store::{Author, CommitError, Committed, Draft, Kind, Query, Record, Store, Transaction};
+use nephos_types::{Error, ErrorKind, Result, WorkflowId};
 use nephos_workflow::{Journal, Revision, Run, SaveError, Stored};
 use serde::{Deserialize, Serialize};
 
@@ -99,6 +99,14 @@ fn stored(record: &Record<WorkflowRun>) -> Stored {
     Stored { run: Arc::clone(&record.body.0), revision: Revision(record.meta.revision.0) }
 }
 
+/// The run's own revision: each record that a commit writes gets one of its own.
+fn revision_of(committed: &Committed, run: WorkflowId) -> Result<Revision, SaveError> {
+    let record = committed.record::<WorkflowRun>(run);
+    record
+        .map(|record| Revision(record.meta.revision.0))
+        .ok_or_else(|| SaveError::Unavailable(Error::bug("a commit does not say which revision it gave to a workflow")))
+}
+
 /// What a refused commit means to the engine. Claims and capacities that somebody else took meanwhile are conflicts: the
 /// step decides again, and chooses something else.
 fn refused(error: CommitError, run: WorkflowId) -> SaveError {
@@ -134,7 +142,7 @@ impl Journal for StoreJournal {
                 transaction = transaction.then(effects);
             }
             match self.0.commit(transaction).await {
-                Ok(committed) => Ok(Revision(committed.revision.0)),
+                Ok(committed) => revision_of(&committed, id),
                 Err(CommitError::Exists { .. }) if self.revision(id).is_some() => Err(SaveError::Exists),
                 Err(error) => Err(refused(error, id)),
             }
@@ -153,9 +161,43 @@ impl Journal for StoreJournal {
                 transaction = transaction.then(effects);
             }
             match self.0.commit(transaction).await {
-                Ok(committed) => Ok(Revision(committed.revision.0)),
+                Ok(committed) => revision_of(&committed, id),
                 Err(error) => Err(refused(error, id)),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nephos_store::{Kinds, Sqlite};
+    use nephos_types::FlavorId;
+    use nephos_workflow::{Config, Definition, Done, StepContext};
+
+    use super::*;
+    use crate::compute::flavor::Flavor;
+
+    /// A save says the run's own revision even if its effects write further records; otherwise the next save would be
+    /// taken for somebody else's.
+    #[tokio::test]
+    async fn a_save_with_effects_can_be_followed_by_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = Sqlite::open(folder.path().join("db")).await.unwrap();
+        let store = Store::open(backend, Kinds::new().with::<WorkflowRun>().with::<Flavor>()).await.unwrap();
+        let journal = StoreJournal::new(store);
+        let engine = Engine::new(StoreJournal::new(journal.0.clone()), Config::default());
+        let mut definition = Definition::<Effects>::builder::<()>("test");
+        definition.step("only", |_: StepContext<()>| async { Ok(Done::value(())) }).add();
+        engine.register(definition.build()).unwrap();
+        let run = Arc::new(engine.prepare("test", WorkflowId::new(), &()).unwrap());
+        let flavor = || {
+            let body = Flavor { vcpus: 1, memory_mib: 1, disk_gib: 0 };
+            Some(effects("test", run.id).create(Draft::new(FlavorId::new(), body)))
+        };
+        let mut revision = journal.create(run.clone(), flavor()).await.unwrap();
+        for _ in 0..3 {
+            revision = journal.save(run.clone(), revision, flavor()).await.unwrap();
+        }
+        assert!(matches!(journal.save(run.clone(), Revision(revision.0 + 1), None).await, Err(SaveError::Fenced)));
     }
 }
