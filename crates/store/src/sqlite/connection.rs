@@ -5,7 +5,7 @@ use std::{
     io::{Read, Seek, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nephos_types::{Error, ErrorKind, Result};
@@ -68,6 +68,9 @@ pub struct FileSummary {
     pub records: Vec<(String, u64)>,
 }
 
+/// How long a lock may outlive the process that took it.
+const LEFT_BEHIND: Duration = Duration::from_secs(5);
+
 /// Holds the lock on a store's file while it lives.
 pub(super) struct Lock {
     file: File,
@@ -96,17 +99,28 @@ impl Lock {
             .mode(0o600)
             .open(&path)
             .map_err(unusable)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _ = (&mut file).take(20).read_to_string(&mut holder);
-                let error = Error::conflict("store_locked", "The data folder is in use by another Nephos process")
-                    .detail(format!("{} is locked by process {}", path.display(), holder.trim()))
-                    .next("stop that process, or choose another data folder with --data", None);
-                return Err(error);
+        let begin = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => {
+                    let mut holder = String::new();
+                    let _ = file.rewind().and_then(|()| (&mut file).take(20).read_to_string(&mut holder));
+                    let holder = holder.trim();
+                    // A process that was killed while it started another one leaves the lock to that one, until it has
+                    // become another program: for milliseconds.
+                    let ended = !holder.is_empty() && !Path::new("/proc").join(holder).exists();
+                    if ended && begin.elapsed() < LEFT_BEHIND {
+                        pause();
+                        continue;
+                    }
+                    let error = Error::conflict("store_locked", "The data folder is in use by another Nephos process")
+                        .detail(format!("{} is locked by process {holder}", path.display()))
+                        .next("stop that process, or choose another data folder with --data", None);
+                    return Err(error);
+                }
+                Err(TryLockError::Error(error)) => return Err(unusable(error)),
             }
-            Err(TryLockError::Error(error)) => return Err(unusable(error)),
         }
         // For the message above only; the lock is what counts.
         file.set_len(0)
@@ -115,6 +129,11 @@ impl Lock {
             .map_err(unusable)?;
         Ok(Self { file })
     }
+}
+
+#[allow(clippy::disallowed_methods, reason = "opening a database blocks anyway, and is done on a thread for that")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(5));
 }
 
 /// `<path><suffix>`.
@@ -292,4 +311,23 @@ pub(super) fn inspect(path: &Path) -> Result<FileSummary> {
         newest: Revision(newest.unsigned_abs()),
         records,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_left_behind_by_a_dead_process_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("db");
+        let mut left = File::create(beside(&database, ".lock")).unwrap();
+        // Process ids end far below this.
+        write!(left, "999999999").unwrap();
+        left.lock().unwrap();
+        let waiting = std::thread::spawn(move || Lock::take(&database).map(|_| ()));
+        pause();
+        left.unlock().unwrap();
+        waiting.join().unwrap().unwrap();
+    }
 }
