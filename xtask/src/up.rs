@@ -2,7 +2,10 @@
 
 use std::{
     fs,
-    os::unix::process::CommandExt,
+    os::unix::{
+        fs::{DirBuilderExt, OpenOptionsExt},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -104,15 +107,16 @@ pub(crate) fn up(arguments: &[String]) -> Outcome {
 }
 
 fn start(arguments: &[String], data: &Path) -> Outcome {
-    fs::create_dir_all(data).map_err(|error| format!("{}: {error}", data.display()))?;
+    let told = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
+    // What the cloud prints holds a password, and what it logs is nobody else's business.
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(|error| told(data, error))?;
+    let open = |path: &Path| {
+        fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(|error| told(path, error))
+    };
     let log_path = data.join("nephos.log");
-    let log = fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&log_path)
-        .map_err(|error| format!("{}: {error}", log_path.display()))?;
     let welcome = data.join("welcome.txt");
-    let out = fs::File::create(&welcome).map_err(|error| format!("{}: {error}", welcome.display()))?;
+    let _ = fs::remove_file(&welcome);
+    let (log, out) = (open(&log_path)?, open(&welcome)?);
     let mut child = Command::new(nephos())
         .arg("up")
         .args(arguments)

@@ -5,7 +5,7 @@
 use std::{fmt, sync::Arc};
 
 use nephos_store::{Kind, Query, Record};
-use nephos_types::{Error, ErrorKind, Id, Reference, Result};
+use nephos_types::{Error, ErrorKind, Id, Name, Reference, Result};
 
 use crate::{
     identity::kinds::Project,
@@ -43,6 +43,11 @@ pub trait Named: Kind {
 #[must_use]
 pub fn name_claim<K: Kind>(space: impl fmt::Display, name: impl fmt::Display) -> String {
     format!("name/{}/{space}/{name}", K::NAME)
+}
+
+/// The name of a record whose kind always has one.
+pub(crate) fn name_of<K: Kind>(record: &Record<K>) -> Result<Name> {
+    record.meta.name.clone().ok_or_else(|| Error::bug(format!("{} {} has no name", K::NAME, record.meta.id)))
 }
 
 impl Session {

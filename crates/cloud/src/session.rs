@@ -177,7 +177,7 @@ impl Session {
 }
 
 /// What a refused commit means to a caller. A name that is taken is the usual case.
-fn refusal(error: CommitError) -> Error {
+pub(crate) fn refusal(error: CommitError) -> Error {
     if let CommitError::Taken { key, .. } = &error
         && let Some(claim) = key.strip_prefix("name/")
         && let [kind, _, name] = claim.splitn(3, '/').collect::<Vec<_>>()[..]

@@ -1,14 +1,14 @@
 //! Typed identifiers: one list of kinds, so that a volume's id cannot be passed where a server's is expected.
 //!
 //! Text form: `<kind>-<13 characters of Crockford base32>`, e.g. `srv-01hzx3k7q9m2c`. The 64 bits are 42 bits of
-//! milliseconds since 2024-01-01 and 22 random bits, so ids sort by creation, and lists ordered by id page stably.
-//! 64 bits were chosen because the identifiers of the protocols we speak can carry them both ways without a table:
-//! a UUID (128 bits) and EC2's `i-` + 17 hexadecimal digits (68 bits). Uniqueness does not rest on chance: the store
-//! refuses to create a record whose id exists.
+//! milliseconds since 2024-01-01 and 22 random bits, so ids sort by creation (strictly, within a process), and lists
+//! ordered by id page stably. 64 bits were chosen because the identifiers of the protocols we speak can carry them both
+//! ways without a table: a UUID (128 bits) and EC2's `i-` + 17 hexadecimal digits (68 bits). Uniqueness does not rest
+//! on chance: the store refuses to create a record whose id exists.
 
 use std::{
     fmt,
-    hash::{BuildHasher, Hasher, RandomState},
+    hash::{BuildHasher, RandomState},
     str::FromStr,
     sync::atomic::{AtomicU64, Ordering},
     time::{SystemTime, UNIX_EPOCH},
@@ -25,15 +25,18 @@ const RANDOM_BITS: u32 = 22;
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const DIGITS: usize = 13;
 
-/// A fresh 64-bit identifier: time first, then bits nobody can guess from other ids of the same millisecond.
+/// A fresh 64-bit identifier, greater than all that this process made before: time first, then random bits, so that
+/// processes that make ids in the same millisecond hardly ever make the same one.
 fn fresh() -> u64 {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    static LAST: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-    // RandomState is seeded by the operating system; hashing a counter with a fresh one yields independent bits.
-    let mut hasher = RandomState::new().build_hasher();
-    hasher.write_u64(COUNTER.fetch_add(1, Ordering::Relaxed));
-    let random = hasher.finish() >> (64 - RANDOM_BITS);
-    (now.saturating_sub(EPOCH_MS) << RANDOM_BITS) | random
+    // RandomState is seeded by the operating system, and differs with each call.
+    let random = RandomState::new().hash_one(now) >> (64 - RANDOM_BITS);
+    let candidate = (now.saturating_sub(EPOCH_MS) << RANDOM_BITS) | random;
+    let after = |last: u64| candidate.max(last + 1);
+    match LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(after(last))) {
+        Ok(last) | Err(last) => after(last),
+    }
 }
 
 fn encode(value: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -79,7 +82,7 @@ macro_rules! id_types {
         pub struct $name(u64);
 
         impl $name {
-            /// A new id, greater than those made in earlier milliseconds.
+            /// A new id, greater than all that this process made before, and than what others made in earlier milliseconds.
             #[must_use]
             #[allow(clippy::new_without_default)]
             pub fn new() -> Self {
@@ -209,9 +212,19 @@ mod tests {
 
     #[test]
     fn ids_sort_by_creation() {
-        let first = ServerId::from_bits(fresh());
-        let later = ServerId::from_bits(first.bits() + (1 << RANDOM_BITS));
-        assert!(first.to_string() < later.to_string());
+        let made: Vec<String> = (0..100_000).map(|_| ServerId::new().to_string()).collect();
+        assert!(made.is_sorted_by(|earlier, later| earlier < later));
+    }
+
+    #[test]
+    fn threads_never_make_the_same_id() {
+        let make = || (0..20_000).map(|_| fresh()).collect::<Vec<_>>();
+        let mut made: Vec<u64> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        made.sort_unstable();
+        assert!(made.is_sorted_by(|earlier, later| earlier < later));
     }
 
     #[test]

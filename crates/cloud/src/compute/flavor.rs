@@ -11,8 +11,8 @@ use super::Compute;
 use crate::{
     core::Handlers,
     idempotency::Made,
-    resolve::{CLOUD, Named, name_claim},
-    session::Session,
+    resolve::{CLOUD, Named, name_claim, name_of},
+    session::{Session, refusal},
 };
 
 /// A flavor as stored.
@@ -68,7 +68,7 @@ pub(super) fn register(handlers: &mut Handlers, compute: &Arc<Compute>) {
 fn view(record: &Record<Flavor>) -> Result<ops::Flavor> {
     Ok(ops::Flavor {
         id: record.meta.id,
-        name: super::name(record)?,
+        name: name_of(record)?,
         vcpus: record.body.vcpus,
         memory_mib: record.body.memory_mib,
         disk_gib: record.body.disk_gib,
@@ -93,10 +93,7 @@ async fn create(compute: Arc<Compute>, session: Session, input: CreateFlavor) ->
         .transaction()
         .create(Draft::new(id, body).name(input.name.clone()).labels(input.labels))
         .claim(claim, id);
-    session
-        .commit_creation::<Flavor>(transaction, id, None)
-        .await
-        .map_err(|error| super::taken(error, "flavor", &input.name))?;
+    session.commit_creation::<Flavor>(transaction, id, None).await.map_err(refusal)?;
     shown(&compute.store, id)
 }
 
@@ -114,7 +111,7 @@ async fn delete(_: Arc<Compute>, session: Session, input: DeleteFlavor) -> Resul
     session
         .decide(|transaction| {
             let record = session.find::<Flavor>(&input.flavor)?;
-            let claim = name_claim::<Flavor>(CLOUD, super::name(&record)?);
+            let claim = name_claim::<Flavor>(CLOUD, name_of(&record)?);
             Ok((transaction.delete(&record).release(claim, record.meta.id), ()))
         })
         .await

@@ -13,8 +13,8 @@ use super::Compute;
 use crate::{
     core::Handlers,
     idempotency::Made,
-    resolve::{Named, name_claim},
-    session::Session,
+    resolve::{Named, name_claim, name_of},
+    session::{Session, refusal},
 };
 
 const BY_USER: &str = "user";
@@ -72,7 +72,7 @@ pub(super) fn register(handlers: &mut Handlers, compute: &Arc<Compute>) {
 fn view(record: &Record<KeyPair>) -> Result<ops::KeyPair> {
     Ok(ops::KeyPair {
         id: record.meta.id,
-        name: super::name(record)?,
+        name: name_of(record)?,
         public_key: record.body.public_key.clone(),
         fingerprint: record.body.fingerprint.clone(),
         created_at: record.meta.created_at,
@@ -121,10 +121,7 @@ async fn create(compute: Arc<Compute>, session: Session, input: CreateKeyPair) -
         .transaction()
         .create(Draft::new(id, KeyPair { user, public_key, fingerprint }).name(input.name.clone()))
         .claim(name_claim::<KeyPair>(&user.to_string(), &input.name), id);
-    session
-        .commit_creation::<KeyPair>(transaction, id, None)
-        .await
-        .map_err(|error| super::taken(error, "keypair", &input.name))?;
+    session.commit_creation::<KeyPair>(transaction, id, None).await.map_err(refusal)?;
     shown(&compute.store, id)
 }
 
@@ -143,7 +140,7 @@ async fn delete(_: Arc<Compute>, session: Session, input: DeleteKeyPair) -> Resu
     session
         .decide(|transaction| {
             let record = session.find::<KeyPair>(&input.keypair)?;
-            let claim = name_claim::<KeyPair>(&record.body.user.to_string(), super::name(&record)?);
+            let claim = name_claim::<KeyPair>(&record.body.user.to_string(), name_of(&record)?);
             Ok((transaction.delete(&record).release(claim, record.meta.id), ()))
         })
         .await

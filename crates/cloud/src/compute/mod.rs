@@ -14,8 +14,8 @@ pub mod server;
 
 use std::sync::{Arc, Weak};
 
-use nephos_store::{CommitError, Kind, Kinds, Record, Store};
-use nephos_types::{Error, Id, Name, Result};
+use nephos_store::{Kinds, Store};
+use nephos_types::{Error, Id, Result};
 
 use crate::{core::Handlers, identity::ProjectUse, image::Images, journal::Engine, node::Nodes};
 
@@ -85,23 +85,6 @@ impl Held {
         self.0.upgrade().ok_or_else(|| {
             Error::new(nephos_types::ErrorKind::Unavailable, "stopping", "The control plane is stopping")
         })
-    }
-}
-
-/// The name of a record of a kind that always has one.
-pub(crate) fn name<K: Kind>(record: &Record<K>) -> Result<Name> {
-    record.meta.name.clone().ok_or_else(|| Error::bug(format!("{} `{}` has no name", K::NAME, record.meta.id)))
-}
-
-/// A failed creation: says so plainly if the name is taken.
-pub(crate) fn taken(error: CommitError, noun: &'static str, name: &Name) -> Error {
-    match error {
-        CommitError::Taken { key, .. } if key.starts_with("name/") => {
-            Error::conflict("name_taken", format!("There is a {noun} `{name}` already"))
-                .next("choose another name", None)
-                .next(format!("look at it: nephos {noun} show {name}"), Some(format!("nephos {noun} show {name}")))
-        }
-        other => other.into(),
     }
 }
 

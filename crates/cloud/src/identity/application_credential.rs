@@ -12,12 +12,11 @@ use nephos_types::{ApplicationCredentialId, Error, ErrorKind, Page, Reference, R
 
 use super::{
     Authority,
-    authority::name_of,
     kinds::{ApplicationCredential, ApplicationCredentialSecret, Project, Role, User},
     listing::{self, page_limit, text},
     removal,
 };
-use crate::{Session, idempotency::Made, name_claim};
+use crate::{Session, idempotency::Made, name_claim, resolve::name_of};
 
 fn view(store: &Store, record: &Record<ApplicationCredential>) -> Result<View> {
     let roles = record.body.roles.iter().filter_map(|id| store.get::<Role>(*id)?.meta.name.clone());

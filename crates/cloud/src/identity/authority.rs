@@ -18,7 +18,7 @@ use nephos_auth::{
 };
 use nephos_ops::{Credentials, Identity, Login, Scope};
 use nephos_store::{Author, Query, Record, Store, Transaction};
-use nephos_types::{AccessKeyId, Error, Name, ProjectId, Result, RoleId, Secret, Timestamp, UserId};
+use nephos_types::{AccessKeyId, ProjectId, Result, RoleId, Secret, Timestamp, UserId};
 
 use super::{
     kinds::{
@@ -27,7 +27,7 @@ use super::{
     },
     roles,
 };
-use crate::{BoxFuture, Identify};
+use crate::{BoxFuture, Identify, resolve::name_of};
 
 /// Tokens remembered at most; beyond that all are forgotten, which costs each a signature check.
 const MAX_REMEMBERED: usize = 50_000;
@@ -302,11 +302,6 @@ impl Authority {
             scope,
         }
     }
-}
-
-/// The name of a record whose kind always has one.
-pub(super) fn name_of<K: nephos_store::Kind>(record: &Record<K>) -> Result<Name> {
-    record.meta.name.clone().ok_or_else(|| Error::bug(format!("{} {} has no name", K::NAME, record.meta.id)))
 }
 
 impl Identify for Authority {

@@ -8,13 +8,12 @@ use nephos_types::{DomainId, Error, Page, Result};
 
 use super::{
     Authority,
-    authority::name_of,
     bootstrap::DEFAULT_DOMAIN,
     kinds::{Domain, Group, Project, Target, User},
     listing::{self, page_limit, rename, text},
     removal,
 };
-use crate::{CLOUD, Session, idempotency::Made, name_claim};
+use crate::{CLOUD, Session, idempotency::Made, name_claim, resolve::name_of};
 
 fn view(record: &Record<Domain>) -> Result<View> {
     Ok(View {

@@ -11,13 +11,12 @@ use nephos_types::{Error, GroupId, MembershipId, Page, Reference, Result};
 
 use super::{
     Authority,
-    authority::name_of,
     kinds::{Actor, Domain, Group, Membership, User},
     listing::{self, page_limit, rename, text},
     project::managed_domain,
     removal, user,
 };
-use crate::{Named, Session, idempotency::Made, name_claim};
+use crate::{Named, Session, idempotency::Made, name_claim, resolve::name_of};
 
 fn view(record: &Record<Group>) -> Result<View> {
     Ok(View {

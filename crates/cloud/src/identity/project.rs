@@ -8,12 +8,11 @@ use nephos_types::{DomainId, Error, ErrorKind, Page, ProjectId, Reference, Resul
 
 use super::{
     Authority,
-    authority::name_of,
     kinds::{Domain, Project, Target},
     listing::{self, page_limit, rename, text},
     removal, roles,
 };
-use crate::{Named, Session, Visible, idempotency::Made, name_claim};
+use crate::{Named, Session, Visible, idempotency::Made, name_claim, resolve::name_of};
 
 fn view(record: &Record<Project>) -> Result<View> {
     Ok(View {

@@ -11,12 +11,11 @@ use nephos_types::{Error, Page, Reference, Result, RoleId};
 
 use super::{
     Authority,
-    authority::name_of,
     kinds::{ApplicationCredential, Assignment, Role},
     listing::{self, page_limit, rename, text},
     roles,
 };
-use crate::{CLOUD, Session, idempotency::Made, name_claim};
+use crate::{CLOUD, Session, idempotency::Made, name_claim, resolve::name_of};
 
 fn view(store: &Store, record: &Record<Role>) -> Result<View> {
     let implied = record.body.implies.iter().filter_map(|id| store.get::<Role>(*id)?.meta.name.clone());

@@ -10,13 +10,12 @@ use nephos_types::{Error, Page, ProjectId, Reference, Result, UserId};
 
 use super::{
     Authority,
-    authority::name_of,
     kinds::{Actor, Domain, Project, User, UserSecret},
     listing::{self, page_limit, rename, text},
     project::managed_domain,
     removal,
 };
-use crate::{Named, Session, idempotency::Made, name_claim};
+use crate::{Named, Session, idempotency::Made, name_claim, resolve::name_of};
 
 pub(super) fn view(session: &Session, record: &Record<User>) -> Result<View> {
     Ok(View {

@@ -126,13 +126,7 @@ async fn update(nodes: Arc<Nodes>, session: Session, input: ops::UpdateNode) -> 
             });
             Ok((transaction.save(edit), record.id()))
         })
-        .await
-        .map_err(|error| match &input.name {
-            Some(name) if error.code == "already_taken" => {
-                Error::conflict("name_taken", "Another node has this name").detail(format!("`{name}`"))
-            }
-            _ => error,
-        })?;
+        .await?;
     nodes.version.fetch_add(1, Ordering::AcqRel);
     nodes.view(&*nodes.record(id)?)
 }

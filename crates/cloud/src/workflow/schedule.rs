@@ -19,12 +19,11 @@ use super::{
     call::{self, Input},
 };
 use crate::{
-    compute::{name, taken},
     core::Handlers,
     idempotency::Made,
     journal::{self, asked_by},
-    resolve::{Named, name_claim},
-    session::Session,
+    resolve::{Named, name_claim, name_of},
+    session::{Session, refusal},
 };
 
 /// The most schedules that one project may have.
@@ -96,7 +95,7 @@ fn view(record: &Record<StoredSchedule>) -> Result<ops::Schedule> {
     };
     Ok(ops::Schedule {
         id: record.meta.id,
-        name: name(record)?,
+        name: name_of(record)?,
         project: record.meta.project.unwrap_or_else(|| ProjectId::from_bits(0)),
         every_seconds,
         cron,
@@ -178,10 +177,7 @@ async fn create(workflows: Arc<Workflows>, session: Session, input: CreateSchedu
         .transaction()
         .create(Draft::new(id, StoredSchedule(schedule)).project(project).name(input.name.clone()))
         .claim(name_claim::<StoredSchedule>(project, &input.name), id);
-    session
-        .commit_creation::<StoredSchedule>(transaction, id, None)
-        .await
-        .map_err(|error| taken(error, "schedule", &input.name))?;
+    session.commit_creation::<StoredSchedule>(transaction, id, None).await.map_err(refusal)?;
     workflows.engine.schedules_changed();
     workflows.schedule(id)
 }
@@ -202,7 +198,7 @@ async fn delete(workflows: Arc<Workflows>, session: Session, input: DeleteSchedu
         .decide(|transaction| {
             let record = session.find::<StoredSchedule>(&input.schedule)?;
             let space = record.meta.project.unwrap_or_else(|| ProjectId::from_bits(0));
-            let claim = name_claim::<StoredSchedule>(space, name(&record)?);
+            let claim = name_claim::<StoredSchedule>(space, name_of(&record)?);
             Ok((transaction.delete(&record).release(claim, record.meta.id), ()))
         })
         .await?;

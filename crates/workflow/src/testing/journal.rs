@@ -4,12 +4,10 @@ use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
 use nephos_types::{Error, Result, WorkflowId};
-use tokio::sync::oneshot;
 
 use crate::{
     journal::{Journal, Revision, SaveError, Stored},
@@ -57,18 +55,13 @@ impl<W> MemoryEffects<W> {
 
 /// A journal in memory. Clones share it, so it outlives an engine that "crashes".
 pub struct MemoryJournal<W> {
-    shared: Arc<Shared<W>>,
+    state: Arc<Mutex<State<W>>>,
 }
 
 impl<W> Clone for MemoryJournal<W> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared) }
+        Self { state: Arc::clone(&self.state) }
     }
-}
-
-struct Shared<W> {
-    state: Mutex<State<W>>,
-    latency: Duration,
 }
 
 struct State<W> {
@@ -76,9 +69,6 @@ struct State<W> {
     world: W,
     revision: u64,
     saves: u64,
-    commits: u64,
-    queue: Vec<Request<W>>,
-    committing: bool,
     faults: VecDeque<SaveFault>,
     down: bool,
 }
@@ -96,39 +86,16 @@ pub enum SaveFault {
     Conflict,
 }
 
-struct Request<W> {
-    run: Arc<Run>,
-    expected: Option<Revision>,
-    effects: MemoryEffects<W>,
-    answer: oneshot::Sender<Result<Revision, SaveError>>,
-}
-
 impl<W: Clone + Send + 'static> MemoryJournal<W> {
     /// An empty journal around this world.
     #[must_use]
     pub fn new(world: W) -> Self {
-        Self::with_latency(world, Duration::ZERO)
-    }
-
-    /// With a commit that takes this long and takes along all who wait, as a real one's does.
-    #[must_use]
-    pub fn with_latency(world: W, latency: Duration) -> Self {
-        let state = State {
-            runs: BTreeMap::new(),
-            world,
-            revision: 0,
-            saves: 0,
-            commits: 0,
-            queue: vec![],
-            committing: false,
-            faults: VecDeque::new(),
-            down: false,
-        };
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), latency }) }
+        let state = State { runs: BTreeMap::new(), world, revision: 0, saves: 0, faults: VecDeque::new(), down: false };
+        Self { state: Arc::new(Mutex::new(state)) }
     }
 
     fn state(&self) -> MutexGuard<'_, State<W>> {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at the world, or changes it from outside.
@@ -148,11 +115,10 @@ impl<W: Clone + Send + 'static> MemoryJournal<W> {
         self.state().runs.values().map(|stored| Arc::clone(&stored.run)).collect()
     }
 
-    /// How many creations and saves took place, in how many commits.
+    /// How many creations and saves took place.
     #[must_use]
-    pub fn counts(&self) -> (u64, u64) {
-        let state = self.state();
-        (state.saves, state.commits)
+    pub fn saves(&self) -> u64 {
+        self.state().saves
     }
 
     /// What happens to the next saves, in order.
@@ -171,46 +137,8 @@ impl<W: Clone + Send + 'static> MemoryJournal<W> {
         expected: Option<Revision>,
         effects: MemoryEffects<W>,
     ) -> BoxFuture<'static, Result<Revision, SaveError>> {
-        if self.shared.latency.is_zero() {
-            let answer = self.state().apply_faulty(&run, expected, effects);
-            return std::future::ready(answer).boxed();
-        }
-        let (answer, answered) = oneshot::channel();
-        let lead = {
-            let mut state = self.state();
-            state.queue.push(Request { run, expected, effects, answer });
-            !std::mem::replace(&mut state.committing, true)
-        };
-        if lead {
-            let journal = self.clone();
-            tokio::spawn(async move { journal.commit_all().await });
-        }
-        Box::pin(async move { answered.await.unwrap_or_else(|_| Err(SaveError::Unavailable(unavailable()))) })
-    }
-
-    /// Commits what is queued, batch by batch, until nothing is.
-    async fn commit_all(&self) {
-        loop {
-            let batch = {
-                let mut state = self.state();
-                if state.queue.is_empty() {
-                    state.committing = false;
-                    return;
-                }
-                std::mem::take(&mut state.queue)
-            };
-            tokio::time::sleep(self.shared.latency).await;
-            let mut state = self.state();
-            state.commits += 1;
-            let answers: Vec<_> = batch
-                .into_iter()
-                .map(|request| (request.answer, state.apply_faulty(&request.run, request.expected, request.effects)))
-                .collect();
-            drop(state);
-            for (to, answer) in answers {
-                let _ = to.send(answer);
-            }
-        }
+        let answer = self.state().apply_faulty(&run, expected, effects);
+        std::future::ready(answer).boxed()
     }
 }
 

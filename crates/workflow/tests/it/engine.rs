@@ -53,7 +53,7 @@ async fn steps_run_in_order_pass_outputs_and_cost_one_save_each() {
     assert_eq!(run.state, RunState::Succeeded);
     assert_eq!(run.output().unwrap().as_u64(), Some(7));
     assert_eq!(things(&bench.journal), ["x-a", "x-b"]);
-    assert_eq!(bench.journal.counts().0, 1 + 3, "one to create, one per step");
+    assert_eq!(bench.journal.saves(), 1 + 3, "one to create, one per step");
     assert_eq!(bench.engine.load().0, 0, "nothing is kept of a closed run");
 }
 

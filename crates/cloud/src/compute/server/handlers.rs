@@ -22,13 +22,13 @@ use super::{
     workflows::{Action, CREATE, DELETE, DeleteInput, PowerInput, look},
 };
 use crate::{
-    compute::{Compute, flavor::Flavor, keypair::KeyPair, name, placement::Demand, quota, taken},
+    compute::{Compute, flavor::Flavor, keypair::KeyPair, placement::Demand, quota},
     core::Handlers,
     idempotency::Made,
     journal,
     node::Node,
-    resolve::{Named, name_claim},
-    session::{Session, Visible},
+    resolve::{Named, name_claim, name_of},
+    session::{Session, Visible, refusal},
 };
 
 /// What a server gets to shut down when nobody says otherwise.
@@ -85,13 +85,13 @@ async fn create(compute: Arc<Compute>, session: Session, input: CreateServer) ->
     let workflow = WorkflowId::new();
     let body = Server {
         flavor: flavor.meta.id,
-        flavor_name: name(&flavor)?,
+        flavor_name: name_of(&flavor)?,
         vcpus: size.vcpus,
         memory_mib: size.memory_mib,
         disk_gib: size.disk_gib,
         claimed_disk_gib: if size.disk_gib == 0 { smallest.max(1) } else { size.disk_gib },
         image: image.source,
-        keypair: keypair.as_ref().map(|keypair| name(keypair)).transpose()?,
+        keypair: keypair.as_ref().map(|keypair| name_of(keypair)).transpose()?,
         public_keys: keypair.iter().map(|keypair| keypair.body.public_key.clone()).collect(),
         user_data: input.user_data.map(|text| text.as_str().to_owned()),
         mac: mac(id),
@@ -135,7 +135,7 @@ async fn create(compute: Arc<Compute>, session: Session, input: CreateServer) ->
         CommitError::Exceeded { ref counter, value, limit, .. } => {
             quota::exceeded(counter, value, limit, amounts).unwrap_or_else(|| error.into())
         }
-        other => taken(other, "server", &input.name),
+        other => refusal(other),
     })?;
     compute.engine.kick(workflow);
     Ok(Started { workflow, resource: compute.shown(id)? })
@@ -193,11 +193,10 @@ async fn show(compute: Arc<Compute>, session: Session, input: ShowServer) -> Res
 }
 
 async fn update(compute: Arc<Compute>, session: Session, input: UpdateServer) -> Result<ops::Server> {
-    let renamed = input.name.clone();
-    let decided = session
+    let id = session
         .decide(|mut transaction| {
             let record = session.find::<Server>(&input.server)?;
-            let (id, old) = (record.meta.id, name(&record)?);
+            let (id, old) = (record.meta.id, name_of(&record)?);
             let mut edit = record.edit();
             if let Some(new) = input.name.as_ref().filter(|new| **new != old) {
                 let space = record.meta.project.unwrap_or_else(crate::compute::no_id).to_string();
@@ -211,15 +210,8 @@ async fn update(compute: Arc<Compute>, session: Session, input: UpdateServer) ->
             }
             Ok((transaction.save(edit), id))
         })
-        .await;
-    match (decided, renamed) {
-        (Ok(id), _) => compute.shown(id),
-        (Err(error), Some(name)) if error.code == "taken" => {
-            Err(Error::conflict("name_taken", format!("There is a server `{name}` already"))
-                .next("choose another name", None))
-        }
-        (Err(error), _) => Err(error),
-    }
+        .await?;
+    compute.shown(id)
 }
 
 /// A refusal because of what the server is, or is being done to it.

@@ -7,7 +7,7 @@ use nephos_store::{Kind, Record};
 use nephos_types::{Bytes, FlavorId, Name, NodeId, Result, ServerId, Timestamp, WorkflowId};
 use serde::{Deserialize, Serialize};
 
-use crate::compute::placement::Amounts;
+use crate::{compute::placement::Amounts, resolve::name_of};
 
 /// What is being done to a server. At most one thing at a time, except that deletion ends whatever else goes on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -227,7 +227,7 @@ pub fn view(record: &Record<Server>, node: Option<(Name, bool)>) -> Result<view:
     let node_up = node.as_ref().is_none_or(|(_, up)| *up);
     Ok(view::Server {
         id: record.meta.id,
-        name: crate::compute::name(record)?,
+        name: name_of(record)?,
         project: record.meta.project.unwrap_or_else(crate::compute::no_id),
         state: body.state(node_up),
         task: body.task.as_ref().map(|task| task.name.clone()),

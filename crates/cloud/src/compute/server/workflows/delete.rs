@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Answer, LOOK_AGAIN, absent, effects, release_node};
 use crate::{
-    compute::{Compute, Held, name, quota, server::Server},
+    compute::{Compute, Held, quota, server::Server},
     journal::{Effects, WorkflowRun},
-    resolve::name_claim,
+    resolve::{name_claim, name_of},
 };
 
 /// The definition's name.
@@ -79,7 +79,7 @@ fn release(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
     let mut transaction = release_node(effects(NAME, context).delete(&record), id, &record.body);
     if let Some(project) = record.meta.project {
         transaction = quota::give_back(transaction, project, record.body.amounts())
-            .release(name_claim::<Server>(&project.to_string(), name(&record)?), id);
+            .release(name_claim::<Server>(&project.to_string(), name_of(&record)?), id);
     }
     if let Some(node) = record.body.node {
         compute.candidates.give_back(node, record.body.amounts());
