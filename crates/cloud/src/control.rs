@@ -16,7 +16,7 @@ use nephos_auth::{Policy, ServerCertificate};
 use nephos_node_api::Content;
 use nephos_ops::Cloud;
 use nephos_store::{Author, Kinds, Sqlite, Store, Transaction};
-use nephos_types::{Error, ImageId, Result, Secret};
+use nephos_types::{Error, ImageId, Result, Secret, Timestamp};
 use nephos_workflow::{Config, Observer};
 
 use crate::{
@@ -137,7 +137,7 @@ impl Control {
         let first = identity::FirstStart { admin_password: options.admin_password, url: options.url };
         let first_start = identity::bootstrap(&authority, data, first).await?;
         first_flavors(&store).await?;
-        keep_tidy(&store, &authority);
+        keep_tidy(&store, &authority, workflow::Retention::default());
         engine.recover().await?;
         workflows.begin(cloud.clone());
         Ok(Self { store, engine, cloud, _compute: compute, nodes, certificate, first_start })
@@ -160,14 +160,20 @@ impl Control {
     }
 }
 
-/// Forgets, now and then, what has no use any more: idempotency keys after a day, revocations of tokens that ended.
-fn keep_tidy(store: &Store, authority: &Arc<identity::Authority>) {
+/// Forgets, now and then, what has no use any more: idempotency keys after a day, revocations of tokens that ended,
+/// workflow runs that closed long ago.
+fn keep_tidy(store: &Store, authority: &Arc<identity::Authority>, keep_workflows: workflow::Retention) {
     let (store, authority) = (store.clone(), Arc::downgrade(authority));
     tokio::spawn(async move {
         loop {
             tokio::time::sleep(TIDY_EVERY).await;
             let Some(authority) = authority.upgrade() else { return };
-            for outcome in [idempotency::sweep(&store).await.map(|_| ()), authority.sweep().await.map(|_| ())] {
+            let outcomes = [
+                idempotency::sweep(&store).await,
+                authority.sweep().await,
+                workflow::sweep(&store, keep_workflows, Timestamp::now()).await,
+            ];
+            for outcome in outcomes {
                 if let Err(error) = outcome {
                     tracing::warn!(error = %error.chain(), "tidying up failed; it is tried again");
                 }

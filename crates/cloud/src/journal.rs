@@ -23,7 +23,7 @@ pub(crate) type Effects = Option<Transaction>;
 #[serde(transparent)]
 pub(crate) struct WorkflowRun(pub Arc<Run>);
 
-/// Index of runs by whether they are closed: `open` or nothing.
+/// Index of runs by whether they are closed: `open` or `closed`.
 const BY_OPEN: &str = "open";
 /// Index of runs by what they work on.
 pub(crate) const BY_SUBJECT: &str = "subject";
@@ -39,7 +39,7 @@ impl Kind for WorkflowRun {
     fn index(record: &Record<Self>, index: &str) -> Vec<String> {
         let run = &record.body.0;
         match index {
-            BY_OPEN if !run.state.is_closed() => vec!["open".to_owned()],
+            BY_OPEN => vec![if run.state.is_closed() { "closed" } else { "open" }.to_owned()],
             BY_SUBJECT if !run.subject.is_empty() => vec![run.subject.to_string()],
             _ => vec![],
         }
@@ -50,6 +50,12 @@ impl Kind for WorkflowRun {
 #[must_use]
 pub(crate) fn open_runs() -> Query {
     Query::all().index(BY_OPEN, "open")
+}
+
+/// Runs that are closed.
+#[must_use]
+pub(crate) fn closed_runs() -> Query {
+    Query::all().index(BY_OPEN, "closed")
 }
 
 fn author_of(definition: &str, run: WorkflowId) -> Author {

@@ -146,9 +146,9 @@ impl From<WatchError> for Error {
     fn from(error: WatchError) -> Self {
         match error {
             WatchError::Compacted { oldest } => {
-                Self::new(ErrorKind::Precondition, "compacted", "The changes from that revision on are not kept")
+                Self::new(ErrorKind::Precondition, "compacted", "The changes after that revision are not kept any more")
                     .detail(format!("the oldest revision to watch from is {oldest}"))
-                    .next("list again, and watch from the revision of that list", None)
+                    .next("list again what you follow, and start again from now", Some("nephos event watch".into()))
             }
             WatchError::Failed(error) => error,
         }

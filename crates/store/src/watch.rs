@@ -136,6 +136,15 @@ impl Watch {
         self.cursor
     }
 
+    /// Whether this place is still (or, after a restore, again) known, without waiting for a change.
+    ///
+    /// # Errors
+    /// [`WatchError::Compacted`] if not.
+    pub fn is_kept(&self) -> Result<(), WatchError> {
+        let known = self.cursor <= self.feed.newest() && self.cursor >= self.feed.compacted();
+        if known { Ok(()) } else { Err(self.compacted()) }
+    }
+
     /// The next change; waits for it. May be dropped and called again without losing anything.
     pub async fn next(&mut self) -> Result<Arc<Change>, WatchError> {
         loop {
@@ -146,9 +155,7 @@ impl Watch {
                 }
             }
             let position = *self.signal.borrow_and_update();
-            if self.cursor > position.newest || self.cursor < self.feed.compacted() {
-                return Err(self.compacted());
-            }
+            self.is_kept()?;
             if self.cursor < position.newest {
                 self.ahead = match self.feed.recent(self.cursor) {
                     Some(recent) => recent,

@@ -1,10 +1,10 @@
 //! Server-sent events (HTML living standard, section 9.2), taken up again after the last event when the connection is
-//! lost. A stream that the cloud ends in order is over.
+//! lost. A stream that the cloud ends in order is over; an event named `error` is why it ended before its time.
 
 use std::{collections::VecDeque, time::Duration};
 
 use futures_util::StreamExt;
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use nephos_ops::{Event, EventStream};
@@ -48,6 +48,15 @@ impl Subscription {
     async fn next(&mut self) -> Option<Result<Event>> {
         loop {
             if let Some(event) = self.ready.pop_front() {
+                if event.name == "error" {
+                    self.ended = true;
+                    self.ready.clear();
+                    return Some(Err(error::decode(
+                        StatusCode::INTERNAL_SERVER_ERROR,
+                        &HeaderMap::new(),
+                        event.data.as_bytes(),
+                    )));
+                }
                 return Some(Ok(event));
             }
             if self.ended {

@@ -10,7 +10,7 @@ use nephos_ops::{
 use nephos_types::{ErrorKind, Labels};
 use serde_json::json;
 
-use crate::fake::{Answer, Fake};
+use crate::fake::{Answer, Fake, Place};
 
 fn flavor() -> serde_json::Value {
     json!({"id": "flv-01hzx3k7q9m2c", "name": "small", "vcpus": 1, "memory_mib": 512, "disk_gib": 0,
@@ -115,6 +115,26 @@ async fn events_resume_after_the_last_one_seen() {
     assert_eq!(seen[0].header("accept"), Some("text/event-stream"));
     assert_eq!(seen[0].header("last-event-id"), None);
     assert_eq!(seen.last().unwrap().header("last-event-id"), Some("8"));
+}
+
+#[tokio::test]
+async fn a_stream_that_cannot_go_on_says_why() {
+    let part = |text: &'static str| Ok(Bytes::from_static(text.as_bytes()));
+    let error = r#"data: {"error":{"kind":"precondition","code":"compacted","title":"gone","request_id":"req-1"}}"#;
+    let error: &'static str = Box::leak(format!("event: error\n{error}\n\n").into_boxed_str());
+    let script = || Answer::Stream("text/event-stream", vec![part("id: 7\nevent: create\ndata: {}\n\n"), part(error)]);
+    let fake = Fake::start([script(), script()]).await;
+    let client = Client::new(&fake.url(), None).unwrap();
+    let events: Vec<_> = client.events(WatchEvents::default()).await.unwrap().0.collect().await;
+    assert_eq!(events.len(), 2, "{events:?}");
+    let refused = events[1].as_ref().unwrap_err();
+    assert_eq!((refused.kind, refused.code.as_ref()), (ErrorKind::Precondition, "compacted"));
+    assert_eq!(client::request_id(refused), Some("req-1"));
+
+    let ran = Place::at(&fake).run("event watch -o json").await;
+    assert_eq!(ran.code, 4, "{ran:?}");
+    assert!(ran.out.contains("create") && ran.err.contains("compacted"), "{ran:?}");
+    assert_eq!(fake.finish().len(), 2, "not asked for again");
 }
 
 #[tokio::test]

@@ -1,9 +1,11 @@
-//! Workflows as people see them: listing, following, cancelling, and operations called by schedule.
+//! Workflows as people see them: listing, following, cancelling, how long they are kept, and operations
+//! called by schedule.
 //!
 //! Must not know: what any workflow does.
 
 mod call;
 mod handlers;
+mod retention;
 mod schedule;
 
 use std::sync::{Arc, OnceLock};
@@ -13,6 +15,8 @@ use nephos_store::{Kinds, Store};
 use nephos_types::Result;
 
 pub use handlers::view;
+pub use retention::Retention;
+pub(crate) use retention::sweep;
 pub use schedule::StoredSchedule;
 
 use crate::{core::Handlers, identity::Authority, journal::Engine};

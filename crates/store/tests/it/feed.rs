@@ -119,7 +119,9 @@ async fn what_is_no_longer_kept_is_said_to_be_gone() {
         fixture.store.commit(tx().update(&record, Report { beat })).await.unwrap();
     }
     let mut on_its_way = fixture.store.watch(Some(Revision(2)));
+    assert_eq!(on_its_way.is_kept(), Ok(()));
     fixture.store.trim().await.unwrap();
+    assert!(on_its_way.is_kept().is_err());
     let gone = WatchError::Compacted { oldest: Revision(7) };
     assert_eq!(on_its_way.next().await.unwrap_err(), gone);
     fixture.reopen().await;
