@@ -129,7 +129,12 @@ fn start(arguments: &[String], data: &Path) -> Outcome {
         .spawn()
         .map_err(|error| format!("{}: {error}", nephos().display()))?;
     let begin = Instant::now();
-    while !succeeds(Command::new(nephos()).args(["project", "list"]).env("NEPHOS_DATA", data)) {
+    let greeting = loop {
+        // Printed once everything serves.
+        let printed = fs::read_to_string(&welcome).map_err(|error| told(&welcome, error))?;
+        if !printed.is_empty() {
+            break printed;
+        }
         if let Ok(Some(status)) = child.try_wait() {
             return Err(format!("the cloud ended at once ({status}); see {}", log_path.display()));
         }
@@ -137,10 +142,10 @@ fn start(arguments: &[String], data: &Path) -> Outcome {
             return Err(format!("the cloud does not answer; see {}", log_path.display()));
         }
         pause();
-    }
+    };
     fs::create_dir_all(crate::process::cache_folder()).map_err(|error| error.to_string())?;
     fs::write(pid_file(), child.id().to_string()).map_err(|error| error.to_string())?;
-    print!("{}", fs::read_to_string(&welcome).unwrap_or_default());
+    print!("{greeting}");
     // What is printed once shall not stay on the disk.
     let _ = fs::remove_file(&welcome);
     Ok(())

@@ -22,6 +22,7 @@ pub fn simulated_config(hostname: String, cpus: u32, memory: Bytes, disk: Bytes)
         disk_formats: vec![],
         console: false,
         soft_stop: false,
+        features: [].into(),
     };
     Config {
         inventory: Some(Inventory {

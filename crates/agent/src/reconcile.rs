@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nephos_driver::{Boot, Disk, GuestSpec, Observation, Power, Presence, StopMode};
+use nephos_driver::{Boot, Disk, Firmware, GuestSpec, Observation, Power, Presence, StopMode};
 use nephos_node_api::{FETCHING_IMAGE, ServerState, WantedPower};
 use nephos_types::{Error, ErrorKind, Result};
 use tokio::sync::Notify;
@@ -230,8 +230,10 @@ impl Servers {
             name: desired.name.clone(),
             vcpus: desired.vcpus,
             memory: desired.memory,
-            disk: Disk { base, size: desired.disk },
+            disk: Disk { base, size: desired.disk, incarnation: 0 },
+            firmware: Firmware::Bios,
             boot: Boot::Disk,
+            rescue: None,
             interfaces: desired.interfaces.clone(),
             config_drive: desired.config_drive.clone(),
         };

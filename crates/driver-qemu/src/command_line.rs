@@ -108,7 +108,8 @@ fn disk(line: &mut Line, launch: &Launch<'_>) {
             line.blockdev(json!({ "node-name": "cd0", "driver": "raw", "read-only": true, "file": file }));
             line.device(json!({ "driver": "ide-cd", "drive": "cd0", "bootindex": 2 }));
         }
-        None => {}
+        // Refused when the guest was defined.
+        Some((_, DiskFormat::Tar | DiskFormat::Oci)) | None => {}
     }
     line.blockdev(overlay);
     line.device(json!({ "driver": "virtio-blk-pci", "drive": DISK_NODE, "bootindex": 1 }));
@@ -161,7 +162,7 @@ impl Line {
 mod tests {
     use std::path::PathBuf;
 
-    use nephos_driver::{Boot, ConfigFile, Disk, PortForward};
+    use nephos_driver::{Boot, ConfigFile, Disk, Firmware, PortForward};
     use nephos_types::{Bytes, Id, ServerId};
     use proptest::prelude::*;
 
@@ -174,8 +175,14 @@ mod tests {
             name: "web".into(),
             vcpus: 2,
             memory: Bytes::mib(512),
-            disk: Disk { base: Some((PathBuf::from("/cache/abc"), DiskFormat::Qcow2)), size: Bytes::mib(1024) },
+            disk: Disk {
+                base: Some((PathBuf::from("/cache/abc"), DiskFormat::Qcow2)),
+                size: Bytes::mib(1024),
+                incarnation: 0,
+            },
+            firmware: Firmware::Bios,
             boot: Boot::Disk,
+            rescue: None,
             interfaces: vec![Interface::User {
                 mac: "52:54:00:00:00:01".into(),
                 forwards: vec![forward(Protocol::Tcp, 2222, 22), forward(Protocol::Udp, 5353, 53)],

@@ -36,6 +36,10 @@ pub(crate) fn base_size(path: &Path, format: DiskFormat) -> Result<Bytes, Error>
     };
     let mut file = File::open(path).map_err(unreadable)?;
     match format {
+        DiskFormat::Tar | DiskFormat::Oci => {
+            Err(Error::invalid("base_image_unusable", "The base image is a root file system, not a disk")
+                .detail("it is for containers"))
+        }
         DiskFormat::Raw | DiskFormat::Iso => {
             let length = file.metadata().map_err(unreadable)?.len();
             Ok(Bytes(length.next_multiple_of(512)))
@@ -120,7 +124,7 @@ pub(crate) async fn create(
             let name = path.to_string_lossy().into_owned();
             arguments.extend(["-u", "-F", format, "-b", &name].map(str::to_owned));
         }
-        Some((_, DiskFormat::Iso)) | None => {}
+        Some((_, DiskFormat::Iso | DiskFormat::Tar | DiskFormat::Oci)) | None => {}
     }
     // Made under another name and renamed when complete, so that a disk is never half made.
     arguments.extend([DISK_BEING_MADE.to_owned(), size.0.to_string()]);

@@ -302,7 +302,10 @@ impl Inner {
             let base = |spec: &GuestSpec| {
                 spec.disk.base.as_ref().and_then(|(path, _)| path.file_name().map(Path::new).map(PathBuf::from))
             };
-            if base(before) != base(spec) {
+            if before.disk.incarnation != spec.disk.incarnation {
+                guest.must_be_off()?;
+                folder.remove_disk().map_err(unwritable)?;
+            } else if base(before) != base(spec) {
                 return Err(Error::conflict("disk_in_use", "The server's disk is made from another image")
                     .detail("what is written on it only makes sense together with that image")
                     .next("delete the server and create it again", None));
@@ -475,6 +478,12 @@ impl Guest {
         self.folder.write_record(&now.record).map_err(unwritable)
     }
 
+    /// Refuses what needs a guest that is off, and known to be.
+    fn must_be_off(&self) -> Result<(), Error> {
+        let now = self.now();
+        if now.machine.is_some() || now.unknown.is_some() { Err(refusal::running(self.id)) } else { Ok(()) }
+    }
+
     /// Records that the end of the running machine is no crash; `None` if nothing runs.
     fn end_is_wanted(&self) -> Result<Option<Arc<Machine>>, Error> {
         let Some(machine) = self.machine() else { return Ok(None) };
@@ -618,6 +627,7 @@ impl ComputeDriver for QemuDriver {
             disk_formats: vec![DiskFormat::Qcow2, DiskFormat::Raw, DiskFormat::Iso],
             console: true,
             soft_stop: true,
+            features: [].into(),
         }
     }
 

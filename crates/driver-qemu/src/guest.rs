@@ -140,6 +140,14 @@ impl Folder {
         matches!(self.open_in_run(DISK, false), Ok(Some(_)))
     }
 
+    /// Throws the disk away.
+    pub(crate) fn remove_disk(&self) -> io::Result<()> {
+        match rustix::fs::unlinkat(self.open_run()?, DISK, rustix::fs::AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     pub(crate) fn spec(&self) -> io::Result<Option<GuestSpec>> {
         self.read(SPEC)
     }

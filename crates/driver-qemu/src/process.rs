@@ -197,7 +197,7 @@ impl Process {
         let cpu = Duration::from_secs(stat.cpu_ticks / ticks)
             + Duration::from_millis((stat.cpu_ticks % ticks) * 1000 / ticks);
         let memory = stat.resident_pages.saturating_mul(rustix::param::page_size() as u64);
-        Ok(Usage { cpu, memory: Bytes(memory) })
+        Ok(Usage { cpu, memory: Bytes(memory), ..Usage::default() })
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use nephos_types::{Error, MIB, Reason};
 
-use crate::{GuestSpec, Interface};
+use crate::{Boot, GuestSpec, Interface};
 
 /// The most virtual CPUs of one guest.
 const MAX_VCPUS: u32 = 255;
@@ -23,6 +23,8 @@ const MAX_FILE_NAME: usize = 64;
 /// The most content of a configuration drive.
 const MAX_CONFIG: usize = 8 << 20;
 const MAX_NAME: usize = 255;
+/// What Linux reads of its command line.
+const MAX_COMMAND_LINE: usize = 2047;
 
 impl GuestSpec {
     /// Refuses what no driver can make a guest of, naming every field that is wrong.
@@ -48,6 +50,12 @@ impl GuestSpec {
         }
         if self.disk.base.is_none() && self.disk.size.0 == 0 {
             refuse("disk.size".into(), "required", "a disk without an image needs a size".into());
+        }
+        if let Boot::Kernel { command_line, .. } = &self.boot
+            && (command_line.len() > MAX_COMMAND_LINE || command_line.chars().any(char::is_control))
+        {
+            let detail = format!("at most {MAX_COMMAND_LINE} bytes without control characters");
+            refuse("boot.command_line".into(), "format", detail);
         }
         if self.interfaces.len() > MAX_INTERFACES {
             refuse("interfaces".into(), "count", format!("at most {MAX_INTERFACES}"));
@@ -123,7 +131,7 @@ mod tests {
     use nephos_types::{Bytes, ServerId};
 
     use super::*;
-    use crate::{Boot, ConfigFile, Disk, PortForward, Protocol};
+    use crate::{ConfigFile, Disk, Firmware, PortForward, Protocol};
 
     fn spec() -> GuestSpec {
         GuestSpec {
@@ -131,8 +139,10 @@ mod tests {
             name: "web".into(),
             vcpus: 1,
             memory: Bytes::mib(256),
-            disk: Disk { base: None, size: Bytes::mib(64) },
+            disk: Disk { base: None, size: Bytes::mib(64), incarnation: 0 },
+            firmware: Firmware::Bios,
             boot: Boot::Disk,
+            rescue: None,
             interfaces: vec![Interface::User {
                 mac: "52:54:00:00:00:01".into(),
                 forwards: vec![PortForward { protocol: Protocol::Tcp, host_port: 2222, guest_port: 22 }],
@@ -149,7 +159,7 @@ mod tests {
     #[test]
     fn each_wrong_field_is_named() {
         type Spoil = fn(&mut GuestSpec);
-        let cases: [(&str, Spoil); 16] = [
+        let cases: [(&str, Spoil); 17] = [
             ("name", |s| s.name.clear()),
             ("name", |s| s.name = "x".repeat(256)),
             ("vcpus", |s| s.vcpus = 0),
@@ -159,6 +169,9 @@ mod tests {
             ("memory", |s| s.memory = Bytes(u64::MAX)),
             ("disk.size", |s| s.disk.size = Bytes(0)),
             ("disk.size", |s| s.disk.size = Bytes(u64::MAX)),
+            ("boot.command_line", |s| {
+                s.boot = Boot::Kernel { kernel: "/k".into(), initrd: None, command_line: "quiet\n".into() };
+            }),
             ("interfaces", |s| s.interfaces = vec![s.interfaces[0].clone(); 17]),
             ("interfaces[0].mac", |s| {
                 s.interfaces = vec![Interface::User { mac: "52:54:00:00:00:01,x=y".into(), forwards: vec![] }];

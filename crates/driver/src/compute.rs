@@ -1,118 +1,16 @@
-//! The compute driver: what a guest should be, what it is, and the verbs in between.
+//! The compute driver: the verbs that bring a guest from what it is to what it should be.
 
 use std::{path::PathBuf, pin::Pin, time::Duration};
 
 use futures_util::{Stream, future::BoxFuture};
-use nephos_types::{Bytes, Error, ServerId, Timestamp};
-use serde::{Deserialize, Serialize};
+use nephos_types::{Error, ServerId};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// Both directions of a guest's serial line.
+use crate::{Answer, Capabilities, DiskFormat, GuestEvent, GuestSpec, Presence, Question, Usage, refusal};
+
+/// Both directions of a guest's serial line, or of its screen.
 pub trait Console: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Console for T {}
-
-/// How a disk image is laid out in its file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DiskFormat {
-    /// QEMU copy-on-write, version 2 or 3.
-    Qcow2,
-    /// Plain bytes.
-    Raw,
-    /// An ISO 9660 file system (booted as a CD).
-    Iso,
-}
-
-/// The root disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Disk {
-    /// The read-only base image in the node's cache; `None` for an empty disk.
-    pub base: Option<(PathBuf, DiskFormat)>,
-    /// Size as the guest sees it; zero means the base's own.
-    pub size: Bytes,
-}
-
-/// Firmware and boot source.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Boot {
-    /// The driver's usual firmware, from the root disk.
-    #[default]
-    Disk,
-}
-
-/// Transport protocol of a forwarded port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
-pub enum Protocol {
-    Tcp,
-    Udp,
-}
-
-/// A port of the node's loopback that leads to a port of the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortForward {
-    /// Protocol.
-    pub protocol: Protocol,
-    /// Port on 127.0.0.1 of the node.
-    pub host_port: u16,
-    /// Port of the guest.
-    pub guest_port: u16,
-}
-
-/// One network interface of a guest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum Interface {
-    /// User-mode networking inside the hypervisor process: no privileges needed, the guest reaches nothing, and only
-    /// the forwarded ports reach the guest.
-    User {
-        /// MAC address, `52:54:00:…`.
-        mac: String,
-        /// Ports of the node that lead to the guest.
-        forwards: Vec<PortForward>,
-    },
-}
-
-/// A file on the guest's configuration drive.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConfigFile {
-    /// Path on the drive, e.g. `meta-data`.
-    pub path: String,
-    /// Content.
-    pub content: String,
-}
-
-/// Whether a guest should run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
-pub enum Power {
-    On,
-    Off,
-}
-
-/// What a guest should be. Equal specs mean equal guests.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GuestSpec {
-    /// Which server it is.
-    pub id: ServerId,
-    /// Host name.
-    pub name: String,
-    /// Virtual CPUs.
-    pub vcpus: u32,
-    /// Memory.
-    pub memory: Bytes,
-    /// Root disk.
-    pub disk: Disk,
-    /// Boot source.
-    pub boot: Boot,
-    /// Network interfaces, in order.
-    pub interfaces: Vec<Interface>,
-    /// Content of the configuration drive (NoCloud, label `cidata`); empty for none.
-    pub config_drive: Vec<ConfigFile>,
-}
 
 /// How to end a running guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,85 +21,22 @@ pub enum StopMode {
     Hard,
 }
 
-/// What is known about a guest on this node. "Unknown" is a state of its own: acting on it as if the guest were gone
-/// could run it twice.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "presence", rename_all = "snake_case")]
-pub enum Presence {
-    /// Nothing of it exists here: no process, no file, no port.
-    Gone,
-    /// It exists.
-    Present(Observation),
-    /// The driver could not find out.
-    Unknown {
-        /// Why.
-        reason: String,
-    },
-}
-
-/// What a guest is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Observation {
-    /// Whether it runs.
-    pub power: Power,
-    /// Since when.
-    pub since: Timestamp,
-    /// How it last ended, if it ended by itself: `shutdown`, `crashed: …`.
-    pub ended: Option<String>,
-    /// Process id of the guest, where there is one.
-    pub pid: Option<u32>,
-}
-
-/// Something happened to a guest by itself.
+/// How a root disk is copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum GuestEvent {
-    /// The guest shut itself down.
-    ShutDown(ServerId),
-    /// The guest's process ended without being asked.
-    Crashed(ServerId, String),
-    /// The guest restarted itself.
-    Restarted(ServerId),
+pub struct SnapshotRequest {
+    /// The file that is made.
+    pub file: PathBuf,
+    /// Ask the guest to bring its file systems to the disk and hold them still meanwhile, if it can be asked.
+    pub freeze: bool,
 }
 
-/// What a guest has used since it was started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
-    /// CPU time.
-    pub cpu: Duration,
-    /// Resident memory on the node.
-    pub memory: Bytes,
-}
-
-/// How guests' instructions are executed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum Accelerator {
-    /// Hardware virtualisation; a probe guest has really booted under it.
-    Kvm,
-    /// Emulation; ten to twenty times slower.
-    Tcg {
-        /// Why not hardware virtualisation.
-        reason: String,
-    },
-    /// Nothing is executed (simulated driver).
-    None,
-}
-
-/// What a driver can do. What it cannot is refused before any work starts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Capabilities {
-    /// The driver's name: `qemu`, `simulated`.
-    pub driver: String,
-    /// Version of the engine behind it, as text.
-    pub version: String,
-    /// How instructions are executed.
-    pub accelerator: Accelerator,
-    /// Image formats that can be a root disk's base.
-    pub disk_formats: Vec<DiskFormat>,
-    /// Whether guests have a serial console.
-    pub console: bool,
-    /// Whether a guest can be asked to shut down.
-    pub soft_stop: bool,
+/// What was made of a root disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// How the file is laid out.
+    pub format: DiskFormat,
+    /// Whether the guest held its file systems still. If not, the copy is as after a power cut.
+    pub frozen: bool,
 }
 
 /// A hypervisor or container runtime. Object-safe; calls on different guests may run at the same time, the caller
@@ -217,18 +52,59 @@ pub trait ComputeDriver: Send + Sync + 'static {
     fn observe(&self, id: ServerId) -> BoxFuture<'_, Presence>;
 
     /// Makes the guest's definition and disk exist as in the spec; leaves a running guest running. What cannot change
-    /// on a running guest takes effect at its next start.
+    /// on a running guest takes effect at its next start from off. Another [`incarnation`](crate::Disk::incarnation) of
+    /// the disk needs a guest that is off: `guest_running` otherwise.
     fn define<'a>(&'a self, spec: &'a GuestSpec) -> BoxFuture<'a, Result<(), Error>>;
 
-    /// Makes a defined guest run; nothing happens if it runs. Without a definition: `guest_not_found`.
+    /// Makes a defined guest run: from off it boots, a paused one goes on, a suspended one goes on from where its
+    /// memory was saved, and as it was defined then. Nothing happens if it runs. Without a definition:
+    /// `guest_not_found`.
     fn start(&self, id: ServerId) -> BoxFuture<'_, Result<(), Error>>;
 
-    /// Makes a guest not run; nothing happens if it does not, or does not exist. Its process is gone when this returns.
+    /// Makes a guest be off; nothing happens if it is, or does not exist. Its process is gone when this returns, as is
+    /// the saved memory of a suspended guest. A paused guest goes on first if it is to be asked.
     fn stop(&self, id: ServerId, mode: StopMode) -> BoxFuture<'_, Result<(), Error>>;
 
     /// Restarts a running guest: soft asks it to shut down and starts it again; hard resets it. A guest that does not
     /// run is refused with `guest_not_running`.
     fn reboot(&self, id: ServerId, mode: StopMode) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Makes a running guest stand still; nothing happens if it does. Refused with `guest_not_running` if it is off or
+    /// suspended.
+    fn pause(&self, id: ServerId) -> BoxFuture<'_, Result<(), Error>> {
+        unsupported(id, "be paused")
+    }
+
+    /// Saves the memory of a running or paused guest and ends its process; nothing happens if it is suspended. The
+    /// guest is suspended or as before, whatever happens in between. Refused with `guest_not_running` if it is off.
+    fn suspend(&self, id: ServerId) -> BoxFuture<'_, Result<(), Error>> {
+        unsupported(id, "be suspended")
+    }
+
+    /// Copies the root disk, as it is at one moment, into a file that stands by itself and serves as a base for other
+    /// guests. The guest may run, and goes on. The file's folder exists; the file is replaced, and is whole or not there.
+    fn snapshot<'a>(&'a self, id: ServerId, request: &'a SnapshotRequest) -> BoxFuture<'a, Result<Snapshot, Error>> {
+        let _ = request;
+        unsupported(id, "be copied")
+    }
+
+    /// Asks the inside of a running guest. Refused with `guest_not_running`, and with `guest_agent_missing` if nobody
+    /// in there answers.
+    fn ask<'a>(&'a self, id: ServerId, question: &'a Question) -> BoxFuture<'a, Result<Answer, Error>> {
+        let _ = question;
+        unsupported(id, "be asked")
+    }
+
+    /// Opens the screen of a running guest: a connection that speaks the remote framebuffer protocol (RFC 6143) without
+    /// authentication.
+    fn display(&self, id: ServerId) -> BoxFuture<'_, Result<Box<dyn Console>, Error>> {
+        unsupported(id, "be shown")
+    }
+
+    /// A picture of a running guest's screen, as PNG.
+    fn screenshot(&self, id: ServerId) -> BoxFuture<'_, Result<Vec<u8>, Error>> {
+        unsupported(id, "be shown")
+    }
 
     /// Makes everything of a guest be gone: process, files, ports. Nothing happens if it does not exist.
     fn remove(&self, id: ServerId) -> BoxFuture<'_, Result<(), Error>>;
@@ -246,4 +122,8 @@ pub trait ComputeDriver: Send + Sync + 'static {
     /// What happens to guests by themselves, from now on. Best effort: a listener that falls far behind misses events,
     /// and [`ComputeDriver::observe`] is the truth.
     fn events(&self) -> Pin<Box<dyn Stream<Item = GuestEvent> + Send>>;
+}
+
+fn unsupported<'a, T: Send + 'a>(id: ServerId, wish: &'static str) -> BoxFuture<'a, Result<T, Error>> {
+    Box::pin(async move { Err(refusal::unsupported(id, wish)) })
 }

@@ -5,13 +5,18 @@
 //!
 //! Must not know: the control plane, the store, projects, users.
 
+mod capabilities;
 mod check;
 mod compute;
 pub mod contract;
+mod inside;
+mod observation;
 pub mod refusal;
 pub mod simulated;
+mod spec;
 
-pub use compute::{
-    Accelerator, Boot, Capabilities, ComputeDriver, ConfigFile, Console, Disk, DiskFormat, GuestEvent, GuestSpec,
-    Interface, Observation, PortForward, Power, Presence, Protocol, StopMode, Usage,
-};
+pub use capabilities::{Accelerator, Capabilities, Feature};
+pub use compute::{ComputeDriver, Console, Snapshot, SnapshotRequest, StopMode};
+pub use inside::{Answer, GuestInfo, GuestInterface, Hidden, MAX_CONTENT, Question};
+pub use observation::{GuestEvent, Observation, Power, Presence, Usage};
+pub use spec::{Boot, ConfigFile, Disk, DiskFormat, Firmware, GuestSpec, Interface, PortForward, Protocol};

@@ -15,3 +15,19 @@ pub fn not_running(id: ServerId) -> Error {
         .detail(format!("{id} is switched off"))
         .next("start it first", Some(format!("nephos server start {id}")))
 }
+
+/// The driver cannot do this at all.
+#[must_use]
+pub fn unsupported(id: ServerId, wish: &str) -> Error {
+    Error::conflict("unsupported", format!("A server of this kind cannot {wish}"))
+        .detail(format!("the driver that runs {id} does not know how"))
+        .next("see what the node's drivers can do", Some("nephos node list -o json".to_owned()))
+}
+
+/// The guest is not off, and what was asked for needs it to be.
+#[must_use]
+pub fn running(id: ServerId) -> Error {
+    Error::conflict("guest_running", "The server is not switched off")
+        .detail(format!("{id} runs, stands still or is suspended"))
+        .next("stop it first", Some(format!("nephos server stop {id}")))
+}

@@ -199,15 +199,25 @@ async fn up(config: Config) -> Result<()> {
 
 /// What is printed once everything serves: where, and after the first start how to log in.
 fn welcome(config: &Config, control: &Control, url: &str, begin: Instant) {
-    println!("✔ Nephos {} is up in {:.1}s", env!("CARGO_PKG_VERSION"), begin.elapsed().as_secs_f64());
-    println!("  API        {url}/v1   ·   {url}/openapi.json   ·   {url}/xmlrpc");
-    if let Some(Printed { user, password: Some(password), .. }) = &control.first_start {
-        println!("  login      {user} / {}      shown once", password.reveal());
-    }
-    println!("  profiles   {}/clouds.yaml, openrc, aws-credentials", config.data.display());
-    println!("  try        nephos image build micro");
-    println!("             nephos server create hello --image micro --flavor tiny");
-    println!("             nephos node join-token      add another machine");
+    let login = match &control.first_start {
+        Some(Printed { user, password: Some(password), .. }) => {
+            format!("  login      {user} / {}      shown once\n", password.reveal())
+        }
+        _ => String::new(),
+    };
+    // At once, so that whoever waits for it reads it whole.
+    println!(
+        "✔ Nephos {} is up in {:.1}s\n  \
+           API        {url}/v1   ·   {url}/openapi.json   ·   {url}/xmlrpc\n\
+         {login}  \
+           profiles   {}/clouds.yaml, openrc, aws-credentials\n  \
+           try        nephos image build micro\n             \
+                      nephos server create hello --image micro --flavor tiny\n             \
+                      nephos node join-token      add another machine",
+        env!("CARGO_PKG_VERSION"),
+        begin.elapsed().as_secs_f64(),
+        config.data.display(),
+    );
 }
 
 pub(crate) async fn wait_for_signal() -> Result<()> {

@@ -239,8 +239,10 @@ async fn unknown_guests_are_left_alone_and_reported() {
         name: "stranger".to_owned(),
         vcpus: 1,
         memory: Bytes::mib(64),
-        disk: Disk { base: None, size: Bytes::mib(1) },
+        disk: Disk { base: None, size: Bytes::mib(1), incarnation: 0 },
+        firmware: nephos_driver::Firmware::Bios,
         boot: nephos_driver::Boot::Disk,
+        rescue: None,
         interfaces: vec![],
         config_drive: vec![],
     };

@@ -117,6 +117,7 @@ fn hello() -> Hello {
             disk_formats: vec![DiskFormat::Raw],
             console: true,
             soft_stop: true,
+            features: [].into(),
         },
     };
     Hello { protocol: PROTOCOL_VERSION, agent_version: "1".to_owned(), inventory }

@@ -11,7 +11,7 @@ use crate::surroundings::{Machine, log_shows, observed, qemu_is_installed, spec,
 
 /// A guest that boots nothing: for tests that only need its QEMU.
 fn empty() -> GuestSpec {
-    GuestSpec { disk: Disk { base: None, size: Bytes::mib(8) }, ..spec() }
+    GuestSpec { disk: Disk { base: None, size: Bytes::mib(8), incarnation: 0 }, ..spec() }
 }
 
 fn forwarded(host_port: u16) -> GuestSpec {

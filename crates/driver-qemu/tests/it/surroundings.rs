@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use nephos_driver::{
-    Boot, ComputeDriver, Disk, DiskFormat, GuestSpec, Interface, Observation, Presence, contract::Subject,
+    Boot, ComputeDriver, Disk, DiskFormat, Firmware, GuestSpec, Interface, Observation, Presence, contract::Subject,
 };
 use nephos_driver_qemu::{Acceleration, Config, QemuDriver};
 use nephos_types::{Bytes, ServerId};
@@ -96,8 +96,10 @@ pub(crate) fn spec() -> GuestSpec {
         name: "web".into(),
         vcpus: 1,
         memory: Bytes::mib(128),
-        disk: Disk { base: Some((image().to_owned(), DiskFormat::Qcow2)), size: Bytes(0) },
+        disk: Disk { base: Some((image().to_owned(), DiskFormat::Qcow2)), size: Bytes(0), incarnation: 0 },
+        firmware: Firmware::Bios,
         boot: Boot::Disk,
+        rescue: None,
         interfaces: vec![Interface::User { mac: "52:54:00:00:01:01".into(), forwards: vec![] }],
         config_drive: vec![],
     }
@@ -141,6 +143,9 @@ impl Subject for Machine {
     }
     fn login(&self) -> (String, String) {
         ("root".to_owned(), "nephos".to_owned())
+    }
+    fn scratch(&self) -> PathBuf {
+        self.state().clone()
     }
     fn kill(&self, _: ServerId, observation: &Observation) {
         kill(observation.pid.expect("a running guest has a process"));

@@ -5,9 +5,12 @@
 //! conditions, never for times; [`Subject::patience`] only bounds how long.
 
 mod definition;
+mod disk;
 mod events;
+mod inside;
 mod lifecycle;
 mod serial;
+mod stillness;
 mod terminal;
 
 use std::{
@@ -25,7 +28,7 @@ use futures_util::future::BoxFuture;
 use nephos_types::{Bytes, ServerId};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::{Boot, ComputeDriver, Disk, DiskFormat, GuestSpec, Interface, Observation, Power, Presence};
+use crate::{Boot, ComputeDriver, Disk, DiskFormat, Firmware, GuestSpec, Interface, Observation, Power, Presence};
 
 /// A driver under test, and what the tests need to know about its surroundings.
 pub trait Subject: Send + Sync + 'static {
@@ -47,6 +50,14 @@ pub trait Subject: Send + Sync + 'static {
     fn reboot_command(&self) -> String {
         "reboot".to_owned()
     }
+
+    /// Whether something inside its guests answers questions.
+    fn answers(&self) -> bool {
+        false
+    }
+
+    /// A folder in which the driver may be told to make files.
+    fn scratch(&self) -> PathBuf;
 
     /// Ends a running guest from outside, as when its process dies.
     fn kill(&self, id: ServerId, observation: &Observation);
@@ -88,6 +99,11 @@ pub async fn check(subject: impl Subject) {
         events::a_crash_without_anybody_looking_is_found_out,
         lifecycle::a_soft_stop_ends_in_good_order_or_by_force,
         lifecycle::a_reboot_starts_the_guest_again,
+        stillness::a_paused_guest_stands_still_and_goes_on,
+        stillness::a_suspended_guest_goes_on_from_where_it_was,
+        disk::what_is_written_stays_until_the_disk_is_another,
+        disk::a_snapshot_is_a_base_for_others,
+        inside::a_running_guest_can_be_asked,
     );
 }
 
@@ -113,8 +129,10 @@ impl Bench {
             name: "contract".to_owned(),
             vcpus: 1,
             memory: Bytes::mib(128),
-            disk: Disk { base: self.base(), size: Bytes::mib(256) },
+            disk: Disk { base: self.base(), size: Bytes::mib(256), incarnation: 0 },
+            firmware: Firmware::Bios,
             boot: Boot::Disk,
+            rescue: None,
             interfaces: vec![Interface::User { mac, forwards: vec![] }],
             config_drive: vec![],
         }

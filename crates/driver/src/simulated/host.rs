@@ -14,6 +14,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     SimulatedDriver,
+    disk::Files,
     line::Line,
     script::{Behaviour, Effect, Rule, Verb, chance},
     shell::{Action, Shell},
@@ -22,6 +23,8 @@ use crate::{GuestEvent, GuestSpec, Observation, Power, Presence, Usage};
 
 /// So many events are kept for slow listeners; who falls further behind misses the oldest.
 const EVENTS_KEPT: usize = 1024;
+/// What is typed while a guest stands still is kept up to here.
+const MOST_TYPED: usize = 4096;
 
 /// A simulated machine. Cloning gives another handle to the same one; guests live in it and survive any number of
 /// [`SimulatedDriver`]s, as real guests survive their agent.
@@ -57,6 +60,9 @@ pub(super) struct Guest {
     ended: Option<String>,
     pub(super) line: Line,
     pub(super) run: Option<Run>,
+    /// The run of a suspended guest.
+    saved: Option<Run>,
+    pub(super) files: Files,
 }
 
 /// From a start to the end of the process.
@@ -70,6 +76,9 @@ pub(super) struct Run {
     memory: Bytes,
     /// `None` while booting.
     shell: Option<Shell>,
+    pub(super) paused: bool,
+    /// What was typed while it stood still.
+    typed: Vec<u8>,
 }
 
 enum Due {
@@ -248,7 +257,7 @@ impl State {
     pub(super) fn observe(&self, id: ServerId) -> Presence {
         let Some(guest) = self.guests.get(&id) else { return Presence::Gone };
         Presence::Present(Observation {
-            power: if guest.run.is_some() { Power::On } else { Power::Off },
+            power: guest.power(),
             since: guest.since,
             ended: guest.ended.clone(),
             pid: None,
@@ -257,7 +266,12 @@ impl State {
 
     pub(super) fn define(&mut self, spec: &GuestSpec) {
         match self.guests.get_mut(&spec.id) {
-            Some(guest) => guest.spec.clone_from(spec),
+            Some(guest) => {
+                if guest.spec.disk.incarnation != spec.disk.incarnation {
+                    guest.files = files_of(spec);
+                }
+                guest.spec.clone_from(spec);
+            }
             None => {
                 let guest = Guest {
                     spec: spec.clone(),
@@ -265,6 +279,8 @@ impl State {
                     ended: None,
                     line: Line::default(),
                     run: None,
+                    saved: None,
+                    files: files_of(spec),
                 };
                 self.guests.insert(spec.id, guest);
             }
@@ -276,7 +292,17 @@ impl State {
         let now = Instant::now();
         let serial = self.next_serial();
         let Some(guest) = self.guests.get_mut(&id) else { return false };
-        if guest.run.is_some() {
+        if let Some(run) = &mut guest.run {
+            if std::mem::take(&mut run.paused) {
+                guest.since = Timestamp::now();
+                let typed = std::mem::take(&mut run.typed);
+                self.typed(id, &typed);
+            }
+            return true;
+        }
+        if let Some(saved) = guest.saved.take() {
+            guest.since = Timestamp::now();
+            guest.run = Some(Run { serial, started: now, paused: false, ..saved });
             return true;
         }
         guest.since = Timestamp::now();
@@ -288,6 +314,8 @@ impl State {
             vcpus: guest.spec.vcpus,
             memory: guest.spec.memory,
             shell: None,
+            paused: false,
+            typed: vec![],
         });
         self.boot(id);
         if let Some(after) = crash_after {
@@ -322,7 +350,7 @@ impl State {
     /// Ends a run, if there is one.
     pub(super) fn end(&mut self, id: ServerId, ended: Option<String>, event: Option<GuestEvent>) {
         let Some(guest) = self.guests.get_mut(&id) else { return };
-        if guest.run.take().is_none() {
+        if guest.run.take().or(guest.saved.take()).is_none() {
             return;
         }
         guest.since = Timestamp::now();
@@ -333,11 +361,38 @@ impl State {
         }
     }
 
+    /// A running guest stands still from now on; `false` if it does not run.
+    pub(super) fn pause(&mut self, id: ServerId) -> bool {
+        let Some(guest) = self.guests.get_mut(&id) else { return false };
+        let Some(run) = &mut guest.run else { return false };
+        if !std::mem::replace(&mut run.paused, true) {
+            guest.since = Timestamp::now();
+        }
+        true
+    }
+
+    /// A running guest is suspended from now on; `false` if it is off.
+    pub(super) fn suspend(&mut self, id: ServerId) -> bool {
+        let Some(guest) = self.guests.get_mut(&id) else { return false };
+        if let Some(run) = guest.run.take() {
+            guest.saved = Some(run);
+            guest.since = Timestamp::now();
+            guest.line.wake();
+        }
+        guest.saved.is_some()
+    }
+
     /// Passes what was typed to a guest's shell. `true` if there is an event now.
     pub(super) fn typed(&mut self, id: ServerId, bytes: &[u8]) -> bool {
         let Some(guest) = self.guests.get_mut(&id) else { return false };
-        let Some(shell) = guest.run.as_mut().and_then(|run| run.shell.as_mut()) else { return false };
-        let (shown, action) = shell.feed(bytes);
+        let Some(run) = &mut guest.run else { return false };
+        if run.paused {
+            let room = MOST_TYPED.saturating_sub(run.typed.len()).min(bytes.len());
+            run.typed.extend_from_slice(&bytes[..room]);
+            return false;
+        }
+        let Some(shell) = &mut run.shell else { return false };
+        let (shown, action) = shell.feed(bytes, &mut guest.files);
         guest.line.write(&shown);
         match action {
             None => return false,
@@ -360,6 +415,8 @@ impl State {
             // As a guest that keeps a tenth of one CPU busy.
             cpu: run.started.elapsed() / 10,
             memory: Bytes(run.memory.0 / 4),
+            disk_written: guest.files.size(),
+            ..Usage::default()
         }))
     }
 
@@ -398,6 +455,22 @@ impl State {
         self.serial += 1;
         self.serial
     }
+}
+
+impl Guest {
+    pub(super) fn power(&self) -> Power {
+        match (&self.run, &self.saved) {
+            (Some(run), _) if run.paused => Power::Paused,
+            (Some(_), _) => Power::On,
+            (None, Some(_)) => Power::Suspended,
+            (None, None) => Power::Off,
+        }
+    }
+}
+
+/// What is on a guest's disk at first.
+fn files_of(spec: &GuestSpec) -> Files {
+    spec.disk.base.as_ref().map(|(image, _)| Files::of_image(image)).unwrap_or_default()
 }
 
 impl Run {

@@ -3,6 +3,7 @@
 //! Invariants: a call that fails, hangs or is dropped before it returns has changed nothing; what happens depends only
 //! on the seed, the script, the calls and the clock (tokio's, so a paused one works).
 
+mod disk;
 mod host;
 mod line;
 mod script;
@@ -14,16 +15,19 @@ use std::{
 };
 
 use futures_util::{Stream, future::BoxFuture, stream};
-use nephos_types::{Error, ServerId};
+use nephos_types::{Error, ErrorKind, ServerId};
 use tokio::time::{sleep, sleep_until};
 
 pub use host::SimulatedHost;
 pub use script::{Behaviour, Effect, Rule, Verb};
 
-use self::{host::Verdict, line::LineConsole};
+use self::{
+    host::{Guest, Verdict},
+    line::LineConsole,
+};
 use crate::{
-    Accelerator, Capabilities, ComputeDriver, Console, DiskFormat, GuestEvent, GuestSpec, Presence, StopMode, Usage,
-    refusal,
+    Accelerator, Answer, Capabilities, ComputeDriver, Console, DiskFormat, Feature, GuestEvent, GuestInfo, GuestSpec,
+    Power, Presence, Question, Snapshot, SnapshotRequest, StopMode, Usage, refusal,
 };
 
 /// User name and password at the login prompt of a simulated guest.
@@ -76,6 +80,7 @@ impl ComputeDriver for SimulatedDriver {
             disk_formats: vec![DiskFormat::Qcow2, DiskFormat::Raw, DiskFormat::Iso],
             console: true,
             soft_stop: true,
+            features: [Feature::Pause, Feature::Suspend, Feature::Snapshot, Feature::Ask].into(),
         }
     }
 
@@ -100,7 +105,13 @@ impl ComputeDriver for SimulatedDriver {
         Box::pin(async move {
             spec.check()?;
             self.pass(Verb::Define, Some(spec.id)).await?;
-            self.host.inner.lock().define(spec);
+            let mut state = self.host.inner.lock();
+            if state.guests.get(&spec.id).is_some_and(|guest| {
+                guest.power() != Power::Off && guest.spec.disk.incarnation != spec.disk.incarnation
+            }) {
+                return Err(refusal::running(spec.id));
+            }
+            state.define(spec);
             Ok(())
         })
     }
@@ -182,6 +193,50 @@ impl ComputeDriver for SimulatedDriver {
         })
     }
 
+    fn pause(&self, id: ServerId) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            self.pass(Verb::Pause, Some(id)).await?;
+            let mut state = self.host.inner.lock();
+            let there = state.guests.contains_key(&id);
+            if state.pause(id) { Ok(()) } else { Err(absent_or_off(id, there)) }
+        })
+    }
+
+    fn suspend(&self, id: ServerId) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            self.pass(Verb::Suspend, Some(id)).await?;
+            let mut state = self.host.inner.lock();
+            let there = state.guests.contains_key(&id);
+            if state.suspend(id) { Ok(()) } else { Err(absent_or_off(id, there)) }
+        })
+    }
+
+    fn snapshot<'a>(&'a self, id: ServerId, request: &'a SnapshotRequest) -> BoxFuture<'a, Result<Snapshot, Error>> {
+        Box::pin(async move {
+            self.pass(Verb::Snapshot, Some(id)).await?;
+            let (files, frozen) = {
+                let state = self.host.inner.lock();
+                let guest = state.guests.get(&id).ok_or_else(|| refusal::unknown_guest(id))?;
+                (guest.files.clone(), request.freeze && guest.power() == Power::On)
+            };
+            files.save(&request.file).map_err(|error| Error::internal("The snapshot cannot be written", error))?;
+            Ok(Snapshot { format: DiskFormat::Raw, frozen })
+        })
+    }
+
+    fn ask<'a>(&'a self, id: ServerId, question: &'a Question) -> BoxFuture<'a, Result<Answer, Error>> {
+        Box::pin(async move {
+            question.check()?;
+            self.pass(Verb::Ask, Some(id)).await?;
+            let mut state = self.host.inner.lock();
+            let guest = state.guests.get_mut(&id).ok_or_else(|| refusal::unknown_guest(id))?;
+            if guest.power() != Power::On {
+                return Err(refusal::not_running(id));
+            }
+            answer(guest, question)
+        })
+    }
+
     fn events(&self) -> Pin<Box<dyn Stream<Item = GuestEvent> + Send>> {
         let inner = self.host.inner.clone();
         let next = inner.lock().next_event();
@@ -208,4 +263,48 @@ impl ComputeDriver for SimulatedDriver {
             }
         }))
     }
+}
+
+fn absent_or_off(id: ServerId, there: bool) -> Error {
+    if there { refusal::not_running(id) } else { refusal::unknown_guest(id) }
+}
+
+/// What a simulated guest answers. The programs that it knows are `echo` and `cat`.
+fn answer(guest: &mut Guest, question: &Question) -> Result<Answer, Error> {
+    let no_file = |path: &str| {
+        Error::new(ErrorKind::NotFound, "guest_file_not_found", "No such file in the guest").detail(path.to_owned())
+    };
+    Ok(match question {
+        Question::Info => Answer::Info(GuestInfo {
+            host_name: Some(guest.spec.name.clone()),
+            system: Some("simulated".to_owned()),
+            ..GuestInfo::default()
+        }),
+        Question::Execute { command, input, .. } => {
+            let (output, code) = match command.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+                ["echo", ref words @ ..] => (format!("{}\n", words.join(" ")).into_bytes(), 0),
+                ["cat"] => (input.clone(), 0),
+                ["cat", path] => guest.files.read(path).map_or((vec![], 1), |content| (content.to_vec(), 0)),
+                _ => (vec![], 127),
+            };
+            Answer::Ended { code: Some(code), signal: None, output, errors: vec![], truncated: false }
+        }
+        Question::ReadFile { path, offset, max } => {
+            let content = guest.files.read(path).ok_or_else(|| no_file(path))?;
+            let start = usize::try_from(*offset).unwrap_or(usize::MAX).min(content.len());
+            let end = start.saturating_add(usize::try_from(*max).unwrap_or(usize::MAX)).min(content.len());
+            Answer::Content { content: content[start..end].to_vec(), end: end == content.len() }
+        }
+        Question::WriteFile { path, content, append, .. } => {
+            let mut whole = if *append { guest.files.read(path).unwrap_or_default().to_vec() } else { vec![] };
+            whole.extend_from_slice(content);
+            guest.files.write(path, whole);
+            Answer::Done
+        }
+        Question::SetPassword { .. } => Answer::Done,
+        Question::SetKeys { user, keys } => {
+            guest.files.write(&format!("/home/{user}/.ssh/authorized_keys"), keys.join("\n").into_bytes());
+            Answer::Done
+        }
+    })
 }

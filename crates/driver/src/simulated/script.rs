@@ -18,11 +18,15 @@ pub enum Verb {
     Console,
     ConsoleLog,
     Usage,
+    Pause,
+    Suspend,
+    Snapshot,
+    Ask,
 }
 
 impl Verb {
     /// How many there are.
-    pub(super) const COUNT: usize = 10;
+    pub(super) const COUNT: usize = 14;
 }
 
 /// What happens to a call that a [`Rule`] hits.

@@ -2,6 +2,8 @@
 
 use std::mem;
 
+use super::disk::Files;
+
 /// The longest line that is kept; what goes beyond is dropped, as a terminal in canonical mode does.
 const MAX_LINE: usize = 4096;
 
@@ -45,7 +47,7 @@ impl Shell {
     }
 
     /// Takes what was typed; returns what appears and what the guest does.
-    pub(super) fn feed(&mut self, typed: &[u8]) -> (Vec<u8>, Option<Action>) {
+    pub(super) fn feed(&mut self, typed: &[u8], files: &mut Files) -> (Vec<u8>, Option<Action>) {
         let mut shown = vec![];
         for byte in typed {
             let after_return = mem::replace(&mut self.after_return, *byte == b'\r');
@@ -54,7 +56,7 @@ impl Shell {
                 b'\r' | b'\n' => {
                     shown.extend_from_slice(b"\r\n");
                     let line = mem::take(&mut self.line);
-                    if let Some(action) = self.enter(String::from_utf8_lossy(&line).trim(), &mut shown) {
+                    if let Some(action) = self.enter(String::from_utf8_lossy(&line).trim(), files, &mut shown) {
                         return (shown, Some(action));
                     }
                 }
@@ -80,7 +82,7 @@ impl Shell {
         !matches!(self.mode, Mode::Password { .. })
     }
 
-    fn enter(&mut self, line: &str, shown: &mut Vec<u8>) -> Option<Action> {
+    fn enter(&mut self, line: &str, files: &mut Files, shown: &mut Vec<u8>) -> Option<Action> {
         match mem::replace(&mut self.mode, Mode::Shell) {
             Mode::Login if line.is_empty() => self.mode = Mode::Login,
             Mode::Login => self.mode = Mode::Password { user: line.to_owned() },
@@ -90,11 +92,15 @@ impl Shell {
                     self.mode = Mode::Login;
                 }
             }
-            Mode::Shell => match self.run(line, shown) {
-                Next::Prompt => {}
-                Next::LogOut => self.mode = Mode::Login,
-                Next::Act(action) => return Some(action),
-            },
+            Mode::Shell => {
+                for command in line.split(';').map(str::trim) {
+                    match self.run(command, files, shown) {
+                        Next::Prompt => {}
+                        Next::LogOut => self.mode = Mode::Login,
+                        Next::Act(action) => return Some(action),
+                    }
+                }
+            }
         }
         let prompt = match &self.mode {
             Mode::Login => format!("{} login: ", self.host_name),
@@ -105,11 +111,24 @@ impl Shell {
         None
     }
 
-    fn run(&self, line: &str, shown: &mut Vec<u8>) -> Next {
+    fn run(&self, line: &str, files: &mut Files, shown: &mut Vec<u8>) -> Next {
         let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
         let answer = match command {
-            "" => String::new(),
-            "echo" => format!("{}\r\n", rest.replace(['"', '\''], "")),
+            "" | "sync" => String::new(),
+            "echo" => {
+                let said = |text: &str| text.trim().replace(['"', '\''], "");
+                match rest.split_once('>') {
+                    Some((text, path)) => {
+                        files.write(path.trim(), format!("{}\n", said(text)).into_bytes());
+                        String::new()
+                    }
+                    None => format!("{}\r\n", said(rest)),
+                }
+            }
+            "cat" => match files.read(rest.trim()) {
+                Some(content) => String::from_utf8_lossy(content).replace('\n', "\r\n"),
+                None => format!("cat: can't open '{rest}': No such file or directory\r\n"),
+            },
             "hostname" => format!("{}\r\n", self.host_name),
             "nproc" => format!("{}\r\n", self.vcpus),
             "uname" => format!("Linux {} 0.0.0-simulated simulated\r\n", self.host_name),
@@ -142,21 +161,24 @@ mod tests {
     #[test]
     fn logs_in_only_with_the_password_and_never_shows_it() {
         let (mut shell, greeting) = Shell::boot("web", 2);
+        let files = &mut Files::default();
         assert!(text(&greeting).ends_with("web login: "));
-        let (shown, _) = shell.feed(b"root\rwrong\r");
+        let (shown, _) = shell.feed(b"root\rwrong\r", files);
         assert!(text(&shown).contains("Login incorrect") && !text(&shown).contains("wrong"));
-        let (shown, _) = shell.feed(b"root\r\nnephos\r\n");
+        let (shown, _) = shell.feed(b"root\r\nnephos\r\n", files);
         assert!(text(&shown).ends_with("~ # ") && !text(&shown).contains("nephos"), "{}", text(&shown));
-        assert_eq!(text(&shell.feed(b"echo a\"b\"\n").0), "echo a\"b\"\r\nab\r\n~ # ");
-        assert_eq!(text(&shell.feed(b"nprox\x7fc\n").0), "nprox\x08 \x08c\r\n2\r\n~ # ");
-        assert_eq!(shell.feed(b"poweroff\n").1, Some(Action::PowerOff));
+        assert_eq!(text(&shell.feed(b"echo a\"b\"\n", files).0), "echo a\"b\"\r\nab\r\n~ # ");
+        assert_eq!(text(&shell.feed(b"nprox\x7fc\n", files).0), "nprox\x08 \x08c\r\n2\r\n~ # ");
+        shell.feed(b"echo kept >/root/a\n", files);
+        assert_eq!(text(&shell.feed(b"cat /root/a\n", files).0), "cat /root/a\r\nkept\r\n~ # ");
+        assert_eq!(shell.feed(b"poweroff\n", files).1, Some(Action::PowerOff));
     }
 
     proptest! {
         #[test]
         fn anything_may_be_typed(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
             let (mut shell, _) = Shell::boot("\u{1b}[2J\nx", 1);
-            shell.feed(&bytes);
+            shell.feed(&bytes, &mut Files::default());
             prop_assert!(shell.line.len() <= MAX_LINE);
         }
     }

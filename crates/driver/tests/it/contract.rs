@@ -10,11 +10,14 @@ use nephos_driver::{
 };
 use nephos_types::ServerId;
 
-struct Simulated(SimulatedHost);
+struct Simulated {
+    host: SimulatedHost,
+    scratch: tempfile::TempDir,
+}
 
 impl Subject for Simulated {
     fn driver(&self) -> BoxFuture<'_, Arc<dyn ComputeDriver>> {
-        Box::pin(async { Arc::new(self.0.driver()) as Arc<dyn ComputeDriver> })
+        Box::pin(async { Arc::new(self.host.driver()) as Arc<dyn ComputeDriver> })
     }
     fn base(&self) -> Option<(PathBuf, DiskFormat)> {
         None
@@ -22,11 +25,17 @@ impl Subject for Simulated {
     fn login(&self) -> (String, String) {
         (LOGIN.0.to_owned(), LOGIN.1.to_owned())
     }
+    fn answers(&self) -> bool {
+        true
+    }
+    fn scratch(&self) -> PathBuf {
+        self.scratch.path().to_owned()
+    }
     fn kill(&self, id: ServerId, _: &Observation) {
-        self.0.crash(id, "killed by signal 9");
+        self.host.crash(id, "killed by signal 9");
     }
     fn leftovers(&self, id: ServerId) -> Vec<String> {
-        self.0.spec(id).into_iter().map(|spec| format!("{spec:?}")).collect()
+        self.host.spec(id).into_iter().map(|spec| format!("{spec:?}")).collect()
     }
     fn patience(&self) -> Duration {
         Duration::from_secs(60)
@@ -35,7 +44,7 @@ impl Subject for Simulated {
 
 #[tokio::test]
 async fn at_once() {
-    contract::check(Simulated(SimulatedHost::new(1))).await;
+    contract::check(Simulated { host: SimulatedHost::new(1), scratch: tempfile::tempdir().unwrap() }).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -46,5 +55,5 @@ async fn with_delays() {
         let (latency, jitter) = (Duration::from_millis(50), Duration::from_millis(200));
         host.behave(verb, Behaviour { latency, jitter, failures_per_million: 0 });
     }
-    contract::check(Simulated(host)).await;
+    contract::check(Simulated { host, scratch: tempfile::tempdir().unwrap() }).await;
 }

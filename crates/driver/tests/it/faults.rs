@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use nephos_driver::{
-    Boot, ComputeDriver, Disk, GuestEvent, GuestSpec, Power, Presence, StopMode,
+    Boot, ComputeDriver, Disk, Firmware, GuestEvent, GuestSpec, Power, Presence, StopMode,
     simulated::{Behaviour, Effect, Rule, SimulatedHost, Verb},
 };
 use nephos_types::{Bytes, Error, ErrorKind, ServerId};
@@ -16,8 +16,10 @@ fn spec() -> GuestSpec {
         name: "web".into(),
         vcpus: 1,
         memory: Bytes::mib(128),
-        disk: Disk { base: None, size: Bytes::mib(64) },
+        disk: Disk { base: None, size: Bytes::mib(64), incarnation: 0 },
+        firmware: Firmware::Bios,
         boot: Boot::Disk,
+        rescue: None,
         interfaces: vec![],
         config_drive: vec![],
     }
