@@ -102,7 +102,7 @@ impl Control {
             store.clone(),
             data,
             identity::Options::default(),
-            vec![compute::project_use(), image::project_use()],
+            vec![compute::project_use(), image::project_use(), workflow::project_use()],
         )?;
         let engine = Engine::new(StoreJournal::new(store.clone()), Config::default());
         for observer in options.observers {

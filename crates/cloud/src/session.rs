@@ -161,13 +161,22 @@ impl Session {
     /// Decides and commits, and decides again when what the decision rested on changed meanwhile.
     ///
     /// `decide` reads the store, adds its writes to the transaction, and returns what the handler needs afterwards.
-    pub async fn decide<T>(&self, mut decide: impl FnMut(Transaction) -> Result<(Transaction, T)>) -> Result<T> {
+    pub async fn decide<T>(&self, decide: impl FnMut(Transaction) -> Result<(Transaction, T)>) -> Result<T> {
+        self.decide_or(decide, refusal).await
+    }
+
+    /// Like [`Session::decide`], where it is known what a refused commit means.
+    pub async fn decide_or<T>(
+        &self,
+        mut decide: impl FnMut(Transaction) -> Result<(Transaction, T)>,
+        explain: impl FnOnce(CommitError) -> Error,
+    ) -> Result<T> {
         for _ in 0..MAX_DECISIONS {
             let (transaction, value) = decide(self.transaction())?;
             match self.store.commit(transaction).await {
                 Ok(_) => return Ok(value),
                 Err(CommitError::Conflict { .. }) => {}
-                Err(error) => return Err(refusal(error)),
+                Err(error) => return Err(explain(error)),
             }
         }
         Err(Error::new(ErrorKind::Unavailable, "contended", "Too many changes to the same thing at once")

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD, engine::general_purpose::STANDARD_NO_PAD};
 use nephos_ops::compute::{self as ops, CreateKeyPair, DeleteKeyPair, ListKeyPairs, ShowKeyPair};
-use nephos_store::{Draft, Kind, Query, Record, Store};
-use nephos_types::{Error, KeyPairId, Page, PageRequest, Result, UserId};
+use nephos_store::{Bound, CommitError, Draft, Kind, Query, Record, Store};
+use nephos_types::{Error, ErrorKind, KeyPairId, Page, PageRequest, Result, UserId};
 use ring::digest;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,9 @@ use crate::{
     resolve::{Named, name_claim, name_of},
     session::{Session, refusal},
 };
+
+/// The most key pairs of one user.
+pub(super) const MOST: i64 = 100;
 
 const BY_USER: &str = "user";
 
@@ -58,6 +61,11 @@ impl Named for KeyPair {
     fn visible(session: &Session, record: &Record<Self>) -> bool {
         session.identity().is_ok_and(|identity| identity.user == record.body.user)
     }
+}
+
+/// The counter of a user's key pairs.
+pub(super) fn counter(user: UserId) -> String {
+    format!("quota/{user}/keypairs")
 }
 
 pub(super) fn register(handlers: &mut Handlers, compute: &Arc<Compute>) {
@@ -120,8 +128,16 @@ async fn create(compute: Arc<Compute>, session: Session, input: CreateKeyPair) -
     let transaction = session
         .transaction()
         .create(Draft::new(id, KeyPair { user, public_key, fingerprint }).name(input.name.clone()))
-        .claim(name_claim::<KeyPair>(&user.to_string(), &input.name), id);
-    session.commit_creation::<KeyPair>(transaction, id, None).await.map_err(refusal)?;
+        .claim(name_claim::<KeyPair>(&user.to_string(), &input.name), id)
+        .add(counter(user), 1, Bound::AtMost(MOST));
+    session.commit_creation::<KeyPair>(transaction, id, None).await.map_err(|error| match error {
+        CommitError::Exceeded { limit, .. } => {
+            Error::new(ErrorKind::Quota, "quota_exceeded", "You have too many key pairs")
+                .detail(format!("have {limit} of {limit}"))
+                .next("delete what is not needed", Some("nephos keypair list".to_owned()))
+        }
+        other => refusal(other),
+    })?;
     shown(&compute.store, id)
 }
 
@@ -141,7 +157,8 @@ async fn delete(_: Arc<Compute>, session: Session, input: DeleteKeyPair) -> Resu
         .decide(|transaction| {
             let record = session.find::<KeyPair>(&input.keypair)?;
             let claim = name_claim::<KeyPair>(&record.body.user.to_string(), name_of(&record)?);
-            Ok((transaction.delete(&record).release(claim, record.meta.id), ()))
+            let transaction = transaction.delete(&record).release(claim, record.meta.id);
+            Ok((transaction.add(counter(record.body.user), -1, Bound::Any), ()))
         })
         .await
 }

@@ -10,8 +10,13 @@ use nephos_store::{Bound, Draft, Kind, Store, Transaction};
 use nephos_types::{Error, ErrorKind, Number, ProjectId, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{Compute, placement::Amounts};
-use crate::{core::Handlers, identity::kinds::Project, session::Session};
+use super::{Compute, keypair, placement::Amounts};
+use crate::{
+    core::Handlers,
+    identity::kinds::Project,
+    session::Session,
+    workflow::{MOST_SCHEDULES, schedules_counter},
+};
 
 /// A project's limits, as stored; the record's id is the project's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,11 +70,11 @@ pub(super) fn give_back(transaction: Transaction, project: ProjectId, amounts: A
 }
 
 /// The refusal, if a commit failed because one of these counters is full.
-pub(super) fn exceeded(key: &str, value: i64, limit: i64, wanted: Amounts) -> Option<Error> {
-    let (what, need) = match key.strip_prefix("quota/")?.rsplit('/').next()? {
-        "servers" => ("servers", 1),
-        "vcpus" => ("vCPU", wanted.vcpus),
-        "memory_mib" => ("MiB of memory", wanted.memory_mib),
+pub(super) fn exceeded(key: &str, value: i64, need: i64, limit: i64) -> Option<Error> {
+    let what = match key.strip_prefix("quota/")?.rsplit('/').next()? {
+        "servers" => "servers",
+        "vcpus" => "vCPU",
+        "memory_mib" => "MiB of memory",
         _ => return None,
     };
     Some(
@@ -85,15 +90,24 @@ pub(super) fn register(handlers: &mut Handlers, compute: &Arc<Compute>) {
     handlers.handle(compute, update);
 }
 
-fn view(store: &Store, project: ProjectId) -> ops::Quota {
+fn view(compute: &Compute, session: &Session, project: ProjectId) -> Result<ops::Quota> {
+    let store = &compute.store;
     let quota = limits(store, project);
-    let used = |what| u64::try_from(store.counter(&counter(project, what))).unwrap_or(0);
-    ops::Quota {
+    let size = |value: i64| u64::try_from(value).unwrap_or(0);
+    let used = |what| size(store.counter(&counter(project, what)));
+    let fixed = |used: i64, limit: i64| Allowance { limit: size(limit), used: size(used) };
+    let [(images, most_images), (bytes, most_bytes)] = compute.images.usage(project);
+    let keypairs = store.counter(&keypair::counter(session.identity()?.user));
+    Ok(ops::Quota {
         project,
         servers: Allowance { limit: quota.servers, used: used("servers") },
         vcpus: Allowance { limit: quota.vcpus, used: used("vcpus") },
         memory_mib: Allowance { limit: quota.memory_mib, used: used("memory_mib") },
-    }
+        images: fixed(images, most_images),
+        image_mib: fixed(size(bytes).div_ceil(1 << 20).cast_signed(), most_bytes >> 20),
+        schedules: fixed(store.counter(&schedules_counter(project)), MOST_SCHEDULES),
+        keypairs: fixed(keypairs, keypair::MOST),
+    })
 }
 
 async fn show(compute: Arc<Compute>, session: Session, input: ShowQuota) -> Result<ops::Quota> {
@@ -101,7 +115,7 @@ async fn show(compute: Arc<Compute>, session: Session, input: ShowQuota) -> Resu
         Some(reference) => session.find::<Project>(reference)?.meta.id,
         None => session.project()?,
     };
-    Ok(view(&compute.store, project))
+    view(&compute, &session, project)
 }
 
 async fn update(compute: Arc<Compute>, session: Session, input: UpdateQuota) -> Result<ops::Quota> {
@@ -127,5 +141,5 @@ async fn update(compute: Arc<Compute>, session: Session, input: UpdateQuota) -> 
             ))
         })
         .await?;
-    Ok(view(&compute.store, project))
+    view(&compute, &session, project)
 }

@@ -6,19 +6,20 @@ use nephos_ops::{
     Download,
     image::{self as ops, CreateImage, DeleteImage, DownloadImage, ListImages, ShowImage, UpdateImage, Visibility},
 };
-use nephos_store::{Bound, Draft, Query, Record};
+use nephos_store::{Bound, CommitError, Draft, Query, Record, Transaction};
 use nephos_types::{Error, ErrorKind, Id, ImageId, Name, Number, Page, PageRequest, ProjectId, Reference, Result};
 
 use super::{
     Image, Images, bytes_counter, content, images_counter,
     kind::{BY_NAME, BY_STATUS, BY_VIEWER, BY_VISIBILITY, name_key, status_key, view, visibility_key},
     upload::upload,
+    wanted_counter,
 };
 use crate::{
     core::Handlers,
     idempotency::Made,
     resolve::{CLOUD, name_claim},
-    session::{Session, Visible},
+    session::{Session, Visible, refusal},
 };
 
 pub(super) fn register(handlers: &mut Handlers, images: &Arc<Images>) {
@@ -194,32 +195,42 @@ async fn update(images: Arc<Images>, session: Session, input: UpdateImage) -> Re
 }
 
 async fn delete(images: Arc<Images>, session: Session, input: DeleteImage) -> Result<()> {
-    let file = session
-        .decide(|transaction| {
-            let record = changeable(&session, &input.image)?;
-            let (meta, body) = (&record.meta, &record.body);
-            if body.protected {
-                return Err(Error::conflict("image_protected", "The image is protected from deletion").next(
-                    "take the protection away first",
-                    Some(format!("nephos image update {} --protected false", input.image)),
-                ));
-            }
-            let mut transaction = transaction.delete(&record);
-            for claim in meta.name.iter().flat_map(|name| claims(meta.project, body.visibility, name)) {
-                transaction = transaction.release(claim, meta.id);
-            }
-            if let Some(project) = meta.project {
-                let size = body.content.as_ref().map_or(0, |content| content.size);
-                transaction = transaction.add(images_counter(project), -1, Bound::Any).add(
-                    bytes_counter(project),
-                    -i64::try_from(size).unwrap_or(i64::MAX),
-                    Bound::Any,
-                );
-            }
-            // The file of an upload that goes on is its own business: it ends when it finds the record gone.
-            Ok((transaction, body.content.as_ref().map(|content| content.file.clone())))
-        })
-        .await?;
+    let refused = |error| match error {
+        CommitError::Exceeded { ref counter, value, .. } if counter.starts_with("image/") => {
+            Error::conflict("image_in_use", "Servers are still being made from the image")
+                .detail(format!("{value} of them may still have to fetch it"))
+                .next("wait until they run, or delete them", Some("nephos server list".to_owned()))
+        }
+        other => refusal(other),
+    };
+    let decide = |transaction: Transaction| {
+        let record = changeable(&session, &input.image)?;
+        let (meta, body) = (&record.meta, &record.body);
+        if body.protected {
+            return Err(Error::conflict("image_protected", "The image is protected from deletion").next(
+                "take the protection away first",
+                Some(format!("nephos image update {} --protected false", input.image)),
+            ));
+        }
+        // Up and down again: refused if it is above zero at this very moment.
+        let wanted = wanted_counter(meta.id);
+        let mut transaction =
+            transaction.delete(&record).add(wanted.clone(), 1, Bound::AtMost(1)).add(wanted, -1, Bound::Any);
+        for claim in meta.name.iter().flat_map(|name| claims(meta.project, body.visibility, name)) {
+            transaction = transaction.release(claim, meta.id);
+        }
+        if let Some(project) = meta.project {
+            let size = body.content.as_ref().map_or(0, |content| content.size);
+            transaction = transaction.add(images_counter(project), -1, Bound::Any).add(
+                bytes_counter(project),
+                -i64::try_from(size).unwrap_or(i64::MAX),
+                Bound::Any,
+            );
+        }
+        // The file of an upload that goes on is its own business: it ends when it finds the record gone.
+        Ok((transaction, body.content.as_ref().map(|content| content.file.clone())))
+    };
+    let file = session.decide_or(decide, refused).await?;
     if let Some(file) = file
         && let Err(error) = images.files.remove(&file).await
     {

@@ -20,7 +20,7 @@ use std::{path::Path, sync::Arc};
 use nephos_driver::DiskFormat;
 use nephos_node_api::{Content as Bulk, ImageSource};
 use nephos_ops::image::ImageFormat;
-use nephos_store::{Kinds, Record, Store};
+use nephos_store::{Bound, Kinds, Record, Store, Transaction};
 use nephos_types::{Bytes, Error, ImageId, ProjectId, Reference, Result};
 
 pub use self::{
@@ -80,6 +80,23 @@ fn bytes_counter(project: ProjectId) -> String {
     format!("quota/{project}/image_bytes")
 }
 
+/// The counter of those that still have to fetch an image's bytes; while it is above zero, the image stays.
+fn wanted_counter(image: ImageId) -> String {
+    format!("image/{image}/wanted")
+}
+
+/// Keeps an image from being deleted, until it is let go. The image's record must be `expect`ed along with it.
+#[must_use]
+pub(crate) fn hold(transaction: Transaction, image: ImageId) -> Transaction {
+    transaction.add(wanted_counter(image), 1, Bound::Any)
+}
+
+/// Ends one [`hold`].
+#[must_use]
+pub(crate) fn let_go(transaction: Transaction, image: ImageId) -> Transaction {
+    transaction.add(wanted_counter(image), -1, Bound::Any)
+}
+
 /// The family's state.
 pub struct Images {
     store: Store,
@@ -90,6 +107,8 @@ pub struct Images {
 /// An image as the creation of a server needs it.
 #[derive(Clone, Debug)]
 pub struct Bootable {
+    /// The record that all of this is taken from.
+    pub record: Arc<Record<Image>>,
     /// What the node is told.
     pub source: ImageSource,
     /// Least root disk, in GiB.
@@ -122,11 +141,21 @@ impl Images {
         Ok(images)
     }
 
+    /// What a project's images use of what they may: their number, and their bytes.
+    #[must_use]
+    pub(crate) fn usage(&self, project: ProjectId) -> [(i64, i64); 2] {
+        [
+            (self.store.counter(&images_counter(project)), self.limits.project_images),
+            (self.store.counter(&bytes_counter(project)), self.limits.project_bytes),
+        ]
+    }
+
     /// The image that a caller wants to boot; an error if it has no content yet.
     pub fn bootable(&self, session: &Session, reference: &Reference) -> Result<Bootable> {
         let record = session.find::<Image>(reference)?;
         let content = content(&record)?;
         Ok(Bootable {
+            record: Arc::clone(&record),
             source: ImageSource {
                 id: record.meta.id,
                 format: match content.format {

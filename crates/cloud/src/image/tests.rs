@@ -313,7 +313,7 @@ async fn a_restart_brings_records_and_files_into_agreement() {
     let record = bench.store.get::<Image>(half.id).unwrap();
     let file = files::FileName::new(half.id);
     let edit = record.edit().modify(|image| image.upload = Some(file.clone()));
-    bench.store.commit(nephos_store::Transaction::new(nephos_store::Author::new("test")).save(edit)).await.unwrap();
+    bench.store.commit(Transaction::new(nephos_store::Author::new("test")).save(edit)).await.unwrap();
     let folder = bench.data.path().join("images");
     for name in
         [".upload-abc".to_owned(), file.to_string(), files::FileName::new(kept.id).to_string(), "other.txt".to_owned()]
@@ -521,4 +521,25 @@ impl AsRef<[u8]> for Held {
     fn as_ref(&self) -> &[u8] {
         &self.chunk
     }
+}
+
+#[tokio::test]
+async fn an_image_that_is_still_to_be_fetched_stays() {
+    let bench = Bench::new().await;
+    let image = bench.create(json!({ "name": "a" })).await.id;
+    let commit = async |change: fn(Transaction, ImageId) -> Transaction| {
+        let transaction = Transaction::new(nephos_store::Author::new("test"));
+        bench.store.commit(change(transaction, image)).await.unwrap();
+    };
+    commit(hold).await;
+    commit(hold).await;
+    let delete = async || call::<DeleteImage>(bench.member(), json!({ "image": "a" })).await;
+    let refused = delete().await.unwrap_err();
+    assert_eq!((refused.kind, refused.code.as_ref()), (ErrorKind::Conflict, "image_in_use"));
+    assert!(refused.detail.starts_with("2 "), "{refused:?}");
+    commit(let_go).await;
+    assert_eq!(delete().await.unwrap_err().code, "image_in_use");
+    commit(let_go).await;
+    delete().await.unwrap();
+    assert_eq!(bench.store.counter(&wanted_counter(image)), 0);
 }

@@ -140,6 +140,15 @@ async fn delete(nodes: Arc<Nodes>, session: Session, input: ops::DeleteNode) -> 
                 .detail("what runs on it would run on without anybody knowing")
                 .next("delete its servers first", Some(format!("nephos server list --node {name}"))));
         }
+        let servers = format!("capacity/{}/servers", record.id());
+        if record.body.local.is_some()
+            && record.body.reachable == Reachable::Up
+            && session.store().counter(&servers) == 0
+        {
+            return Err(Error::conflict("node_up", "The node is this cloud's own machine, and its agent runs")
+                .detail("the agent is part of `nephos up`; it would go on without a node, and make it anew at the next start")
+                .next("to keep servers off it, disable it", Some(format!("nephos node update {name} --enabled=false"))));
+        }
         let mut transaction = session.transaction().delete(&record);
         if let Some(name) = &record.meta.name {
             transaction = transaction.release(name_claim::<Node>(CLOUD, name), record.id());
@@ -149,7 +158,6 @@ async fn delete(nodes: Arc<Nodes>, session: Session, input: ops::DeleteNode) -> 
         }
         if !input.force {
             // One more would be too many: refused if there is any.
-            let servers = format!("capacity/{}/servers", record.id());
             transaction = transaction.add(servers.clone(), 1, Bound::AtMost(1)).add(servers, -1, Bound::Any);
         }
         match session.commit(transaction).await {

@@ -18,8 +18,13 @@ pub use handlers::view;
 pub use retention::Retention;
 pub(crate) use retention::sweep;
 pub use schedule::StoredSchedule;
+pub(crate) use schedule::{MOST_SCHEDULES, schedules_counter};
 
-use crate::{core::Handlers, identity::Authority, journal::Engine};
+use crate::{
+    core::Handlers,
+    identity::{Authority, ProjectUse},
+    journal::Engine,
+};
 
 /// The family's state.
 pub struct Workflows {
@@ -34,6 +39,16 @@ pub struct Workflows {
 #[must_use]
 pub fn kinds(kinds: Kinds) -> Kinds {
     kinds.with::<StoredSchedule>()
+}
+
+/// What of this family stands against deleting a project.
+#[must_use]
+pub fn project_use() -> ProjectUse {
+    ProjectUse {
+        what: "schedules",
+        count: |store, project| u64::try_from(store.counter(&schedules_counter(project))).unwrap_or(0),
+        counter: Some(schedules_counter),
+    }
 }
 
 impl Workflows {

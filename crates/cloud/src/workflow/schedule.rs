@@ -9,8 +9,8 @@ use nephos_ops::{
     AnswerKind, table,
     workflow::{self as ops, CreateSchedule, DeleteSchedule, ListSchedules, MissedRuns, ShowSchedule},
 };
-use nephos_store::{Author, CommitError, Draft, Kind, Query, Record, Store, Transaction};
-use nephos_types::{Error, Id, Page, PageRequest, ProjectId, Result, ScheduleId, Timestamp};
+use nephos_store::{Author, Bound, CommitError, Draft, Kind, Query, Record, Store, Transaction};
+use nephos_types::{Error, ErrorKind, Id, Page, PageRequest, ProjectId, Result, ScheduleId, Timestamp};
 use nephos_workflow::{MAX_MADE_UP, Missed, Revision, Run, SaveError, Schedule, ScheduleStore, Timing};
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,12 @@ use crate::{
 };
 
 /// The most schedules that one project may have.
-const MOST: usize = 1000;
+pub(crate) const MOST_SCHEDULES: i64 = 1000;
+
+/// The counter of a project's schedules.
+pub(crate) fn schedules_counter(project: ProjectId) -> String {
+    format!("quota/{project}/schedules")
+}
 
 /// A schedule as stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -145,14 +150,6 @@ async fn create(workflows: Arc<Workflows>, session: Session, input: CreateSchedu
     };
     timing.check()?;
     check_operation(input.operation.as_str())?;
-    if workflows.store.count::<StoredSchedule>(&Query::all().project(project)) >= MOST {
-        return Err(Error::new(
-            nephos_types::ErrorKind::Quota,
-            "too_many_schedules",
-            "The project has too many schedules",
-        )
-        .detail(format!("have {MOST} of {MOST}")));
-    }
     let id = ScheduleId::new();
     let call = Input { operation: input.operation.as_str().to_owned(), input: input.input, user, project };
     let schedule = Schedule {
@@ -176,8 +173,16 @@ async fn create(workflows: Arc<Workflows>, session: Session, input: CreateSchedu
     let transaction = session
         .transaction()
         .create(Draft::new(id, StoredSchedule(schedule)).project(project).name(input.name.clone()))
-        .claim(name_claim::<StoredSchedule>(project, &input.name), id);
-    session.commit_creation::<StoredSchedule>(transaction, id, None).await.map_err(refusal)?;
+        .claim(name_claim::<StoredSchedule>(project, &input.name), id)
+        .add(schedules_counter(project), 1, Bound::AtMost(MOST_SCHEDULES));
+    session.commit_creation::<StoredSchedule>(transaction, id, None).await.map_err(|error| match error {
+        CommitError::Exceeded { limit, .. } => {
+            Error::new(ErrorKind::Quota, "quota_exceeded", "The project has too many schedules")
+                .detail(format!("have {limit} of {limit}"))
+                .next("delete what is not needed", Some("nephos schedule list".to_owned()))
+        }
+        other => refusal(other),
+    })?;
     workflows.engine.schedules_changed();
     workflows.schedule(id)
 }
@@ -199,7 +204,8 @@ async fn delete(workflows: Arc<Workflows>, session: Session, input: DeleteSchedu
             let record = session.find::<StoredSchedule>(&input.schedule)?;
             let space = record.meta.project.unwrap_or_else(|| ProjectId::from_bits(0));
             let claim = name_claim::<StoredSchedule>(space, name_of(&record)?);
-            Ok((transaction.delete(&record).release(claim, record.meta.id), ()))
+            let transaction = transaction.delete(&record).release(claim, record.meta.id);
+            Ok((transaction.add(schedules_counter(space), -1, Bound::Any), ()))
         })
         .await?;
     workflows.engine.schedules_changed();

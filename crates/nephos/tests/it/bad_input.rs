@@ -296,7 +296,7 @@ async fn what_does_not_fit_the_state_is_a_conflict_and_changes_nothing() {
     );
 }
 
-const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJmb28gYmFyIGJheiBxdXggcXV1eCBjb3JnZSBn";
+pub(crate) const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJmb28gYmFyIGJheiBxdXggcXV1eCBjb3JnZSBn";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeated_creation_gives_what_the_first_one_made() {

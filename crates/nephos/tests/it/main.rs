@@ -5,9 +5,11 @@
 mod backup;
 mod bad_input;
 mod crash;
+mod deleting;
 mod guest;
 mod help;
 mod nodes;
+mod quota;
 mod xml_rpc;
 
 /// The binary under test.

@@ -29,6 +29,14 @@ pub struct Quota {
     pub vcpus: Allowance,
     /// Memory of all servers, in MiB.
     pub memory_mib: Allowance,
+    /// Images; this limit is the same for all projects.
+    pub images: Allowance,
+    /// Bytes of all images, in MiB; this limit is the same for all projects.
+    pub image_mib: Allowance,
+    /// Schedules; this limit is the same for all projects.
+    pub schedules: Allowance,
+    /// Key pairs of whoever asks, which belong to no project; this limit is the same for all users.
+    pub keypairs: Allowance,
 }
 impl View for Quota {}
 
@@ -48,6 +56,7 @@ impl Operation for ShowQuota {
         path: "/v1/quota",
         permission: Permission::PROJECT_READER,
         summary: "Show what a project may use and uses",
+        description: "Servers, CPUs and memory are changed with `quota update`; the other limits are fixed.",
         positional: &["project"],
         examples: &[Example { title: "Of the project logged in to", command: "nephos quota show" }],
         ..Spec::DEFAULT

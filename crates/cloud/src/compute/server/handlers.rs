@@ -12,7 +12,7 @@ use nephos_ops::{
         ShowServer, StartServer, StopServer, UpdateServer,
     },
 };
-use nephos_store::{CommitError, Draft, Query, Record};
+use nephos_store::{CommitError, Draft, Query, Record, Transaction};
 use nephos_types::{Error, Id, Page, PageRequest, Result, ServerId, WorkflowId};
 use tokio_util::io::ReaderStream;
 
@@ -25,7 +25,7 @@ use crate::{
     compute::{Compute, flavor::Flavor, keypair::KeyPair, placement::Demand, quota},
     core::Handlers,
     idempotency::Made,
-    journal,
+    image, journal,
     node::Node,
     resolve::{Named, name_claim, name_of},
     session::{Session, Visible, refusal},
@@ -69,9 +69,31 @@ impl Compute {
 }
 
 async fn create(compute: Arc<Compute>, session: Session, input: CreateServer) -> Result<Started<ops::Server>> {
+    let (id, workflow) = (ServerId::new(), WorkflowId::new());
+    let refused = |error| match error {
+        CommitError::Exceeded { ref counter, value, amount, limit } => {
+            quota::exceeded(counter, value, amount, limit).unwrap_or_else(|| error.into())
+        }
+        other => refusal(other),
+    };
+    session
+        .decide_or(|transaction| decide_creation(&compute, &session, &input, transaction, (id, workflow)), refused)
+        .await?;
+    compute.engine.kick(workflow);
+    Ok(Started { workflow, resource: compute.shown(id)? })
+}
+
+/// The transaction that makes a server. It holds only as long as image, flavor and key pair are what they were.
+fn decide_creation(
+    compute: &Compute,
+    session: &Session,
+    input: &CreateServer,
+    mut transaction: Transaction,
+    (id, workflow): (ServerId, WorkflowId),
+) -> Result<(Transaction, ())> {
     let project = session.project()?;
     let flavor = session.find::<Flavor>(&input.flavor)?;
-    let image = compute.images.bootable(&session, &input.image)?;
+    let image = compute.images.bootable(session, &input.image)?;
     let keypair = input.keypair.as_ref().map(|keypair| session.find::<KeyPair>(keypair)).transpose()?;
     let size = &flavor.body;
     let smallest = image.min_disk_gib.max(image.virtual_size_gib);
@@ -81,8 +103,10 @@ async fn create(compute: Arc<Compute>, session: Session, input: CreateServer) ->
     if size.memory_mib < image.min_memory_mib {
         return Err(too_small("memory", image.min_memory_mib, size.memory_mib, "MiB"));
     }
-    let id = ServerId::new();
-    let workflow = WorkflowId::new();
+    transaction = transaction.expect(&image.record).expect(&flavor);
+    if let Some(keypair) = &keypair {
+        transaction = transaction.expect(keypair);
+    }
     let body = Server {
         flavor: flavor.meta.id,
         flavor_name: name_of(&flavor)?,
@@ -93,7 +117,7 @@ async fn create(compute: Arc<Compute>, session: Session, input: CreateServer) ->
         image: image.source,
         keypair: keypair.as_ref().map(|keypair| name_of(keypair)).transpose()?,
         public_keys: keypair.iter().map(|keypair| keypair.body.public_key.clone()).collect(),
-        user_data: input.user_data.map(|text| text.as_str().to_owned()),
+        user_data: input.user_data.as_ref().map(|text| text.as_str().to_owned()),
         mac: mac(id),
         forwards: input
             .forward
@@ -118,27 +142,19 @@ async fn create(compute: Arc<Compute>, session: Session, input: CreateServer) ->
     let amounts = body.amounts();
     let demand = Demand { amounts, format: Some(body.image.format) };
     // Nothing is claimed yet; but who cannot be served is told now and not by a workflow.
-    compute.candidates.check(compute.nodes.version(), || look(&compute), &demand)?;
+    compute.candidates.check(compute.nodes.version(), || look(compute), &demand)?;
 
     let run = compute
         .engine
         .prepare(CREATE, workflow, &serde_json::json!({ "server": id }))?
         .subject(id.to_string())
         .project(Some(project))
-        .author(journal::asked_by(&session));
-    let transaction = session
-        .transaction()
-        .create(Draft::new(id, body).project(project).name(input.name.clone()).labels(input.labels))
+        .author(journal::asked_by(session));
+    transaction = image::hold(transaction, body.image.id)
+        .create(Draft::new(id, body).project(project).name(input.name.clone()).labels(input.labels.clone()))
         .claim(name_claim::<Server>(&project.to_string(), &input.name), id);
-    let transaction = journal::start(quota::take(&compute.store, transaction, project, amounts), run);
-    session.commit_creation::<Server>(transaction, id, Some(workflow)).await.map_err(|error| match error {
-        CommitError::Exceeded { ref counter, value, limit, .. } => {
-            quota::exceeded(counter, value, limit, amounts).unwrap_or_else(|| error.into())
-        }
-        other => refusal(other),
-    })?;
-    compute.engine.kick(workflow);
-    Ok(Started { workflow, resource: compute.shown(id)? })
+    transaction = journal::start(quota::take(&compute.store, transaction, project, amounts), run);
+    Ok((session.remember::<Server>(transaction, id, Some(workflow)), ()))
 }
 
 fn too_small(what: &str, need: u64, have: u64, unit: &str) -> Error {

@@ -7,8 +7,8 @@ use nephos_types::{Error, ErrorKind, NodeId, ServerId};
 use nephos_workflow::{Definition, Done, Failure, StepContext};
 
 use super::{
-    Answer, Input, absent, claim_capacity, effects, failed, finished, forward_claim, is_superseded, own, refusal,
-    release_node, server, show_progress, used, wait,
+    Answer, Input, absent, claim_capacity, effects, failed, finished, forward_claim, is_superseded, let_go_of_image,
+    own, refusal, release_node, server, show_progress, used, wait,
 };
 use crate::{
     compute::{
@@ -162,7 +162,8 @@ fn start(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
     if record.body.reached() && record.body.running() {
         let mut body = finished(record.body.clone());
         body.life = Life::Made;
-        return Ok(Done::value(()).with(Some(effects(NAME, context).update(&record, body))));
+        let transaction = let_go_of_image(effects(NAME, context), &record.body);
+        return Ok(Done::value(()).with(Some(transaction.update(&record, body))));
     }
     if let Some(error) = refusal(&record.body) {
         return Err(Failure::fatal(error));
@@ -200,14 +201,16 @@ fn mark_failed(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
         Ok(record) => {
             let mut body = failed(record.body.clone(), context);
             body.life = Life::Failed;
-            Ok(Done::value(()).with(Some(effects(NAME, context).update(&record, body))))
+            let transaction = let_go_of_image(effects(NAME, context), &record.body);
+            Ok(Done::value(()).with(Some(transaction.update(&record, body))))
         }
         Err(failure) if is_superseded(&failure) => match server(compute, context.input().server) {
             // A deletion goes on with it; it only has to know that there is nothing to wait for.
             Ok(record) if record.body.life == Life::Building => {
                 let mut body = record.body.clone();
                 body.life = Life::Failed;
-                Ok(Done::value(()).with(Some(effects(NAME, context).update(&record, body))))
+                let transaction = let_go_of_image(effects(NAME, context), &record.body);
+                Ok(Done::value(()).with(Some(transaction.update(&record, body))))
             }
             _ => Ok(Done::value(())),
         },

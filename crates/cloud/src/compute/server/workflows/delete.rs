@@ -4,7 +4,7 @@ use nephos_types::{ServerId, WorkflowId};
 use nephos_workflow::{Definition, Done, StepContext, settled_key};
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, LOOK_AGAIN, absent, effects, release_node};
+use super::{Answer, LOOK_AGAIN, absent, effects, let_go_of_image, release_node};
 use crate::{
     compute::{Compute, Held, quota, server::Server},
     journal::{Effects, WorkflowRun},
@@ -77,6 +77,7 @@ fn release(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
     let Some(record) = compute.store.get::<Server>(context.input().server) else { return Ok(Done::value(())) };
     let id = record.meta.id;
     let mut transaction = release_node(effects(NAME, context).delete(&record), id, &record.body);
+    transaction = let_go_of_image(transaction, &record.body);
     if let Some(project) = record.meta.project {
         transaction = quota::give_back(transaction, project, record.body.amounts())
             .release(name_claim::<Server>(&project.to_string(), name_of(&record)?), id);

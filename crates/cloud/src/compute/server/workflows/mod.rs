@@ -19,9 +19,10 @@ pub(super) use create::{NAME as CREATE, look};
 pub(super) use delete::{Input as DeleteInput, NAME as DELETE};
 pub(super) use power::{Action, Input as PowerInput};
 
-use super::Server;
+use super::{Server, record::Life};
 use crate::{
     compute::{Compute, Held, placement::Amounts},
+    image,
     journal::{self, Effects},
 };
 
@@ -92,6 +93,14 @@ fn show_progress<I>(compute: &Compute, context: &StepContext<I>, server: &Server
 fn refusal(server: &Server) -> Option<Error> {
     let observed = server.observed.as_ref()?;
     observed.error.clone().filter(|error| observed.generation < server.generation && !error.retryable())
+}
+
+/// Lets go of the image that a server is made from, in the transaction in which it ceases to be made.
+fn let_go_of_image(transaction: Transaction, server: &Server) -> Transaction {
+    match server.life {
+        Life::Building => image::let_go(transaction, server.image.id),
+        Life::Made | Life::Failed => transaction,
+    }
 }
 
 /// The server with its work done: nothing is being done to it any more.
