@@ -15,8 +15,12 @@ const FOR_RUNNING: &[Need] = &[
 ];
 
 /// What the tests need besides.
-const FOR_TESTS: &[Need] =
-    &[("/usr/bin/python3", "python3"), ("/usr/share/doc/python3-venv", "python3-venv"), ("/usr/sbin/ip", "iproute2")];
+const FOR_TESTS: &[Need] = &[
+    ("/usr/bin/python3", "python3"),
+    ("/usr/share/doc/python3-venv", "python3-venv"),
+    ("/usr/sbin/ip", "iproute2"),
+    ("/usr/lib/postgresql", "postgresql"),
+];
 
 /// Installs what running the cloud needs.
 pub(crate) fn ensure_running() -> Outcome {

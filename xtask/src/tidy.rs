@@ -24,6 +24,7 @@ const MAX_LINES: usize = 900;
 const ROWS: &[(&str, u8)] = &[
     ("types", 0),
     ("wire", 0),
+    ("testkit-postgres", 0),
     ("ops", 1),
     ("workflow", 1),
     ("driver", 1),

@@ -1,11 +1,11 @@
-//! What an SQL engine must do for the store: the contract that SQLite fulfils and PostgreSQL will.
+//! What an SQL engine must do for the store: the contract that SQLite and PostgreSQL fulfil.
 //!
 //! Everything here is raw: kinds and ids are text, a record is one JSON text that only `stored` understands. Several
-//! processes may one day share one backend, so expectations, claims and bounds are checked inside the SQL transaction
-//! and never against an image in memory. The contract tests in `tests/it/contract.rs` are written against this trait.
+//! processes may share one backend, so expectations, claims and bounds are checked inside the SQL transaction and never
+//! against an image in memory. The contract tests in `tests/it/contract.rs` are written against this trait.
 //!
-//! What several processes will need besides: the others' images must be fed. Records are, by the change log; claims
-//! and counters do not appear there yet.
+//! A backend that several processes share is [`Shared`] besides: it keeps what each batch did to records, claims and
+//! counters, in the order of their [`Sequence`], so that each process can follow the others.
 
 use std::{fmt, future::Future, path::PathBuf, pin::Pin, sync::Arc};
 
@@ -42,6 +42,18 @@ impl fmt::Display for Revision {
     }
 }
 
+/// A position in the order of the batches that wrote something, for backends that are [`Shared`]; others always say 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sequence(pub u64);
+
+impl Sequence {
+    /// The next one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
 /// A record as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawRecord {
@@ -64,6 +76,8 @@ pub enum Loaded {
         newest: Revision,
         /// The change log is complete after this revision; up to it, only audited changes may remain.
         compacted: Revision,
+        /// The newest batch whose effects are in what follows.
+        sequence: Sequence,
     },
     /// A record.
     Record(RawRecord),
@@ -229,6 +243,17 @@ pub struct Accepted {
     pub last: Revision,
 }
 
+/// What became of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// One for each transaction, in their order.
+    pub results: Vec<Result<Accepted, Refusal>>,
+    /// The newest batch before this one: the results rest on what others wrote up to it.
+    pub follows: Sequence,
+    /// This batch's own place, right after `follows`, if it wrote anything.
+    pub sequence: Option<Sequence>,
+}
+
 /// A row of the change log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawChange {
@@ -299,6 +324,29 @@ pub struct Trimmed {
     pub compacted: Revision,
 }
 
+/// What one batch did, for the processes that did not write it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawBatch {
+    /// Its place.
+    pub sequence: Sequence,
+    /// Its changes in order, without what was `before`.
+    pub changes: Vec<RawChange>,
+    /// Who holds these claims after it; nobody if `None`.
+    pub claims: Vec<(String, Option<String>)>,
+    /// What these counters are after it.
+    pub counters: Vec<(String, i64)>,
+}
+
+/// What a backend that several processes write to does besides.
+pub trait Shared: Send + Sync {
+    /// Some batches that follow one, in order and without a gap; none if there is none yet. Refuses with the code
+    /// `fell_behind` if they are no longer kept.
+    fn batches(&self, after: Sequence) -> BoxFuture<'_, Result<Vec<RawBatch>>>;
+
+    /// Waits until there may be batches after this one; ends now and then without any.
+    fn news(&self, after: Sequence) -> BoxFuture<'_, ()>;
+}
+
 /// An SQL engine under the store.
 ///
 /// All methods may be called concurrently. Errors are for a broken environment; a refused transaction is not an error.
@@ -308,8 +356,14 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Applies a batch in order, each transaction whole or not at all, durable when it answers. Later ones see the
     /// effects of earlier ones. An error means that nothing of the batch is visible; if the disk failed while
-    /// flushing, the backend refuses all later batches.
-    fn apply(&self, batch: Vec<Arc<RawTransaction>>) -> BoxFuture<'_, Result<Vec<Result<Accepted, Refusal>>>>;
+    /// flushing, the backend refuses all later batches. A server that cannot be reached is waited for: for some time if
+    /// it is certain that nothing was written, otherwise until that is found out or the backend is closed.
+    fn apply(&self, batch: Vec<Arc<RawTransaction>>) -> BoxFuture<'_, Result<Applied>>;
+
+    /// How to follow what other processes write; `None` if there can be none.
+    fn shared(&self) -> Option<&dyn Shared> {
+        None
+    }
 
     /// Rows of the change log.
     fn changes(&self, filter: ChangeFilter) -> BoxFuture<'_, Result<Vec<RawChange>>>;
@@ -322,6 +376,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// What is wrong with the storage itself, in words; empty when sound.
     fn check(&self) -> BoxFuture<'_, Result<Vec<String>>>;
+
+    /// Waits no longer for a server that cannot be reached; called when closing begins.
+    fn hurry(&self) {}
 
     /// Finishes what was handed over and lets go of files and locks.
     fn close(&self) -> BoxFuture<'_, Result<()>>;

@@ -76,6 +76,26 @@ pub enum Action {
     Deleted,
 }
 
+impl Action {
+    /// How SQL tables hold it.
+    pub(crate) fn code(self) -> i64 {
+        match self {
+            Self::Created => 0,
+            Self::Updated => 1,
+            Self::Deleted => 2,
+        }
+    }
+
+    /// From how SQL tables hold it.
+    pub(crate) fn from_code(code: i64) -> Self {
+        match code {
+            0 => Self::Created,
+            1 => Self::Updated,
+            _ => Self::Deleted,
+        }
+    }
+}
+
 /// A record's state in a change, typed if its kind is known.
 #[derive(Clone)]
 pub(crate) enum Snapshot {

@@ -15,9 +15,10 @@ use tokio::{
 
 use crate::{
     Backend, CommitError, Kind, Options, Revision,
-    backend::{Accepted, RawTransaction, Trim},
+    backend::{Accepted, Loaded, RawTransaction, Sequence, Trim},
     change::{Change, Snapshot},
     error::closed,
+    follow,
     image::Image,
     record::Record,
     stats::Counting,
@@ -32,6 +33,8 @@ const BATCH: usize = 512;
 const BATCH_BYTES: usize = 4 << 20;
 /// The most rows of the change log that are dropped between two batches.
 const TRIM_ROWS: usize = 2000;
+/// How long to wait before asking again what other processes wrote, when that could not be found out.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// What a commit achieved.
 #[derive(Clone)]
@@ -85,11 +88,15 @@ pub(crate) struct Committer {
     pub(crate) feed: Arc<Feed>,
     pub(crate) counting: Arc<Counting>,
     pub(crate) options: Options,
+    /// The newest batch that is in the image; always 0 when nobody else writes.
+    pub(crate) seen: Sequence,
+    /// Why the image can no longer follow the other processes.
+    pub(crate) broken: Option<Error>,
 }
 
 impl Committer {
     /// Works until it is told to close or nobody can send any more.
-    pub(crate) async fn run(self, mut queue: mpsc::Receiver<Message>) {
+    pub(crate) async fn run(mut self, mut queue: mpsc::Receiver<Message>) {
         let mut trim = interval_at(Instant::now() + self.options.trim_every, self.options.trim_every);
         trim.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut held = None;
@@ -98,6 +105,10 @@ impl Committer {
                 Some(message) => Some(message),
                 None => tokio::select! {
                     message = queue.recv() => message,
+                    () = self.news() => {
+                        let _ = self.follow(None).await;
+                        continue;
+                    }
                     _ = trim.tick() => {
                         match self.trim_some().await {
                             Ok(true) => trim.reset_after(Duration::from_millis(50)),
@@ -144,10 +155,70 @@ impl Committer {
         }
     }
 
-    async fn commit(&self, batch: Vec<Waiting>) {
+    /// Waits until other processes may have written something.
+    async fn news(&self) {
+        match self.backend.shared() {
+            Some(shared) if self.broken.is_none() => shared.news(self.seen).await,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Shows what other processes wrote: up to a batch, however long that takes, or what there is now.
+    async fn follow(&mut self, until: Option<Sequence>) -> Result<()> {
+        let backend = self.backend.clone();
+        let Some(shared) = backend.shared() else { return Ok(()) };
+        while until.is_none_or(|until| self.seen < until) {
+            let batches = match shared.batches(self.seen).await {
+                Ok(batches) if batches.is_empty() && until.is_none() => return Ok(()),
+                Ok(batches) if batches.is_empty() => return Err(self.give_up(follow::fell_behind())),
+                Ok(batches) => batches,
+                Err(error) if error.code == follow::fell_behind().code => return Err(self.give_up(error)),
+                Err(error) if until.is_none() || error.code == closed().code => {
+                    tracing::warn!(error = %error.chain(), "what other processes wrote cannot be read");
+                    tokio::time::sleep(AGAIN).await;
+                    return Err(error);
+                }
+                Err(_) => {
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
+            };
+            for batch in batches {
+                if until.is_some_and(|until| batch.sequence > until) {
+                    break;
+                }
+                let sequence = batch.sequence;
+                if sequence != self.seen.next() {
+                    return Err(self.give_up(follow::fell_behind()));
+                }
+                follow::show(&self.image, &self.feed, batch).map_err(|error| self.give_up(error))?;
+                self.seen = sequence;
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on memory is older than the disk for good, so nothing may rest on it.
+    fn give_up(&mut self, error: Error) -> Error {
+        tracing::error!(error = %error.chain(), "what other processes wrote cannot be followed");
+        self.broken = Some(error.clone());
+        self.feed.fail(error.clone());
+        error
+    }
+
+    async fn commit(&mut self, batch: Vec<Waiting>) {
+        if let Some(error) = &self.broken {
+            return fail(batch, error);
+        }
         let raws = batch.iter().map(|waiting| waiting.prepared.raw.clone()).collect();
         match self.backend.apply(raws).await {
-            Ok(results) if results.len() == batch.len() => {
+            Ok(applied) if applied.results.len() == batch.len() => {
+                // What others wrote before comes first, and whoever is refused because of it must be able to read it.
+                if let Err(error) = self.follow(Some(applied.follows)).await {
+                    self.counting.batch(0, 0, batch.len());
+                    return fail(batch, &error);
+                }
+                let results = applied.results;
                 let committed = results.iter().filter(|result| result.is_ok()).count();
                 self.counting.batch(committed, results.len() - committed, 0);
                 let mut accepted = Vec::with_capacity(committed);
@@ -158,6 +229,7 @@ impl Committer {
                     }
                 }
                 self.show(accepted);
+                self.seen = applied.sequence.unwrap_or(self.seen);
             }
             Ok(_) => {
                 self.counting.batch(0, 0, batch.len());
@@ -246,9 +318,17 @@ impl Committer {
         Ok(())
     }
 
-    async fn verify(&self) -> Result<Report> {
-        let mut comparison = Comparison::new(&self.image, self.feed.newest());
+    async fn verify(&mut self) -> Result<Report> {
         let mut chunks = self.backend.load();
+        let Some(first) = chunks.next().await.transpose()? else {
+            return Err(Error::bug("The backend did not say where it stands"));
+        };
+        // What the disk is compared with must be of the same moment.
+        if let Some(Loaded::Position { sequence, .. }) = first.first() {
+            self.follow(Some(*sequence)).await?;
+        }
+        let mut comparison = Comparison::new(&self.image, self.feed.newest());
+        comparison.add(first);
         while let Some(chunk) = chunks.next().await {
             comparison.add(chunk?);
         }

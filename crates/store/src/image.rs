@@ -100,6 +100,35 @@ impl Image {
             }
         }
     }
+
+    /// Sets claims as another process left them.
+    pub(crate) fn set_claims(&self, all: Vec<(String, Option<String>)>) {
+        if all.is_empty() {
+            return;
+        }
+        let mut claims = self.claims.write().unwrap_or_else(PoisonError::into_inner);
+        for (key, owner) in all {
+            match owner {
+                Some(owner) => claims.insert(key, owner),
+                None => claims.remove(&key),
+            };
+        }
+    }
+
+    /// Sets counters as another process left them.
+    pub(crate) fn set_counters(&self, all: Vec<(String, i64)>) {
+        if all.is_empty() {
+            return;
+        }
+        let mut counters = self.counters.write().unwrap_or_else(PoisonError::into_inner);
+        for (key, value) in all {
+            if value == 0 {
+                counters.remove(&key);
+            } else {
+                counters.insert(key, value);
+            }
+        }
+    }
 }
 
 /// The entries whose key begins with `prefix`, after a key.

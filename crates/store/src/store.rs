@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     Backend, Change, ChangeQuery, CommitError, Committed, Kind, Kinds, Query, Report, Revision, Transaction, Watch,
-    backend::{Loaded, RawAdd, RawClaim},
+    backend::{Loaded, RawAdd, RawClaim, Sequence},
     commit::{Committer, Message, Waiting},
     error::closed,
     image::Image,
@@ -78,10 +78,13 @@ impl Store {
         let backend: Arc<dyn Backend> = Arc::new(backend);
         let image = Arc::new(Image::new(kinds));
         let feed = Arc::new(Feed::new());
-        if let Err(error) = load(&*backend, &image, &feed).await {
-            let _ = backend.close().await;
-            return Err(error);
-        }
+        let seen = match load(&*backend, &image, &feed).await {
+            Ok(seen) => seen,
+            Err(error) => {
+                let _ = backend.close().await;
+                return Err(error);
+            }
+        };
 
         let (queue, waiting) = mpsc::channel(QUEUE);
         let counting = Arc::new(Counting::default());
@@ -91,6 +94,8 @@ impl Store {
             feed: feed.clone(),
             counting: counting.clone(),
             options,
+            seen,
+            broken: None,
         };
         tokio::spawn(committer.run(waiting));
         Ok(Self { image, feed, backend, queue, counting })
@@ -206,7 +211,14 @@ impl Store {
 
     /// Finishes what was handed over and lets go of files and locks. Later commits fail, reads still answer.
     pub async fn close(&self) -> Result<()> {
+        self.backend.hurry();
         self.ask(Message::Close).await
+    }
+
+    /// Waits until the store can no longer be used, and says why: it was closed, or (on a backend that several
+    /// processes share) it can no longer follow the others. The process should then end and be started again.
+    pub async fn ended(&self) -> Error {
+        self.feed.ended().await
     }
 
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<Result<T>>) -> Message) -> Result<T> {
@@ -216,14 +228,16 @@ impl Store {
     }
 }
 
-/// Fills the image; decoding runs on all cores.
-async fn load(backend: &dyn Backend, image: &Arc<Image>, feed: &Feed) -> Result<()> {
+/// Fills the image; decoding runs on all cores. Answers the newest batch that is in it.
+async fn load(backend: &dyn Backend, image: &Arc<Image>, feed: &Feed) -> Result<Sequence> {
+    let mut seen = Sequence::default();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let unknown: BTreeSet<String> = backend
         .load()
         .map_ok(|chunk| {
             for item in &chunk {
-                if let Loaded::Position { newest, compacted } = *item {
+                if let Loaded::Position { newest, compacted, sequence } = *item {
+                    seen = sequence;
                     feed.set_newest(newest);
                     feed.set_compacted(compacted);
                 }
@@ -242,7 +256,7 @@ async fn load(backend: &dyn Backend, image: &Arc<Image>, feed: &Feed) -> Result<
         })
         .await?;
     if unknown.is_empty() {
-        return Ok(());
+        return Ok(seen);
     }
     let names: Vec<String> = unknown.into_iter().take(20).collect();
     Err(Error::new(ErrorKind::Unsupported, "unknown_kind", "The data holds kinds of records that this program lacks")

@@ -59,6 +59,9 @@ pub(crate) trait AnyTable: Send + Sync {
     fn as_any(&self) -> &dyn Any;
     fn load(&self, raw: &RawRecord) -> Result<()>;
     fn decode(&self, id: &str, revision: Revision, data: &str) -> Result<Arc<dyn AnyRecord>>;
+    /// What another process wrote, on its way into this table.
+    fn pending(&self, id: &str, revision: Revision, data: Option<&str>) -> Result<Pending>;
+    fn audited(&self) -> bool;
     fn apply(&self, writes: Vec<Pending>) -> Vec<Outcome>;
     fn contains(&self, id: &str) -> bool;
     fn len(&self) -> usize;
@@ -234,6 +237,16 @@ impl<K: Kind> AnyTable for Table<K> {
 
     fn decode(&self, id: &str, revision: Revision, data: &str) -> Result<Arc<dyn AnyRecord>> {
         Ok(Arc::new(stored::decode::<K>(id, revision, data)?))
+    }
+
+    fn pending(&self, id: &str, revision: Revision, data: Option<&str>) -> Result<Pending> {
+        let bits = id.parse::<K::Id>()?.bits();
+        let record = data.map(|data| stored::decode::<K>(id, revision, data)).transpose()?;
+        Ok(Pending { bits, revision, record: record.map(|record| -> Box<dyn Any + Send + Sync> { Box::new(record) }) })
+    }
+
+    fn audited(&self) -> bool {
+        K::AUDITED
     }
 
     fn apply(&self, writes: Vec<Pending>) -> Vec<Outcome> {

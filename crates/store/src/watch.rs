@@ -6,12 +6,12 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use nephos_types::ProjectId;
+use nephos_types::{Error, ProjectId};
 use tokio::sync::watch;
 
 use crate::{
@@ -44,13 +44,15 @@ struct Ring {
 pub(crate) struct Feed {
     ring: RwLock<Ring>,
     compacted: AtomicU64,
+    /// Why nothing can be followed any more.
+    failure: OnceLock<Error>,
     position: watch::Sender<Position>,
 }
 
 impl Feed {
     pub(crate) fn new() -> Self {
         let position = watch::Sender::new(Position { newest: Revision::ZERO, closed: false });
-        Self { ring: RwLock::default(), compacted: AtomicU64::new(0), position }
+        Self { ring: RwLock::default(), compacted: AtomicU64::new(0), failure: OnceLock::new(), position }
     }
 
     pub(crate) fn newest(&self) -> Revision {
@@ -86,6 +88,22 @@ impl Feed {
 
     pub(crate) fn close(&self) {
         self.position.send_modify(|position| position.closed = true);
+    }
+
+    /// Ends because the image cannot be kept up to date any more.
+    pub(crate) fn fail(&self, error: Error) {
+        let _ = self.failure.set(error);
+        self.close();
+    }
+
+    /// Waits for the end, and says why.
+    pub(crate) async fn ended(&self) -> Error {
+        let _ = self.position.subscribe().wait_for(|position| position.closed).await;
+        self.reason()
+    }
+
+    pub(crate) fn reason(&self) -> Error {
+        self.failure.get().cloned().unwrap_or_else(closed)
     }
 
     /// Some changes after a revision, if the ring still has the next one.
@@ -164,7 +182,7 @@ impl Watch {
                 continue;
             }
             if position.closed || self.signal.changed().await.is_err() {
-                return Err(WatchError::Failed(closed()));
+                return Err(WatchError::Failed(self.feed.reason()));
             }
         }
     }

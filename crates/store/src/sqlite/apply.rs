@@ -8,7 +8,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, pa
 use super::{failed, writer::State};
 use crate::{
     Revision,
-    backend::{Accepted, RawClaim, RawTransaction, RawWrite, Refusal},
+    backend::{Accepted, Applied, RawClaim, RawTransaction, RawWrite, Refusal, Sequence},
     change::Action,
 };
 
@@ -22,26 +22,8 @@ struct Plan<'a> {
     counters: HashMap<&'a str, i64>,
 }
 
-impl Action {
-    pub(super) fn code(self) -> i64 {
-        match self {
-            Self::Created => 0,
-            Self::Updated => 1,
-            Self::Deleted => 2,
-        }
-    }
-
-    pub(super) fn from_code(code: i64) -> Self {
-        match code {
-            0 => Self::Created,
-            1 => Self::Updated,
-            _ => Self::Deleted,
-        }
-    }
-}
-
 impl State {
-    pub(super) fn apply(&mut self, batch: &[Arc<RawTransaction>]) -> Result<Vec<Result<Accepted, Refusal>>> {
+    pub(super) fn apply(&mut self, batch: &[Arc<RawTransaction>]) -> Result<Applied> {
         let broken = failed("The database cannot be written");
         let mut newest = self.newest;
         let sql = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&broken)?;
@@ -66,7 +48,7 @@ impl State {
         match sql.commit() {
             Ok(()) => {
                 self.newest = newest;
-                Ok(results)
+                Ok(Applied { results, follows: Sequence::default(), sequence: None })
             }
             Err(error) => Err(self.not_committed(error)),
         }

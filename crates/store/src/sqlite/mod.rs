@@ -11,6 +11,7 @@ mod apply;
 mod connection;
 mod read;
 mod restore;
+mod transfer;
 mod trim;
 mod writer;
 
@@ -23,14 +24,13 @@ use nephos_types::{Error, ErrorKind, Result};
 
 use crate::{
     Backend,
-    backend::{
-        Accepted, BoxFuture, BoxStream, ChangeFilter, Loaded, RawChange, RawTransaction, Refusal, Trim, Trimmed,
-    },
+    backend::{Applied, BoxFuture, BoxStream, ChangeFilter, Loaded, RawChange, RawTransaction, Trim, Trimmed},
 };
 use read::Readers;
 use writer::Writer;
 
 pub use connection::FileSummary;
+pub(crate) use transfer::{export, import};
 
 /// A store in an SQLite file. Holds a lock on `<file>.lock` while open.
 pub struct Sqlite {
@@ -72,7 +72,7 @@ impl Backend for Sqlite {
         read::load(self.readers.clone())
     }
 
-    fn apply(&self, batch: Vec<Arc<RawTransaction>>) -> BoxFuture<'_, Result<Vec<Result<Accepted, Refusal>>>> {
+    fn apply(&self, batch: Vec<Arc<RawTransaction>>) -> BoxFuture<'_, Result<Applied>> {
         self.writer.run(move |state| state.apply(&batch))
     }
 

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     Author, Revision,
-    backend::{BoxFuture, BoxStream, ChangeFilter, Loaded, RawChange, RawRecord},
+    backend::{BoxFuture, BoxStream, ChangeFilter, Loaded, RawChange, RawRecord, Sequence},
     change::Action,
     error::closed,
 };
@@ -102,23 +102,28 @@ fn send_all(connection: &Connection, send: &mpsc::Sender<Result<Vec<Loaded>>>) -
             }
         }
     };
-    let position = |row: &Row<'_>| Ok(Loaded::Position { newest: revision(row, 0)?, compacted: revision(row, 1)? });
     // In the order of the file: sorting would cost more than inserting unsorted into memory.
-    let record = |row: &Row<'_>| {
-        Ok(Loaded::Record(RawRecord {
-            kind: row.get(0)?,
-            id: row.get(1)?,
-            revision: revision(row, 2)?,
-            data: row.get(3)?,
-        }))
-    };
-    let claim = |row: &Row<'_>| Ok(Loaded::Claim { key: row.get(0)?, owner: row.get(1)? });
-    let counter = |row: &Row<'_>| Ok(Loaded::Counter { key: row.get(0)?, value: row.get(1)? });
     let _ = each("SELECT newest, compacted FROM position", position)?
         && each("SELECT kind, id, revision, data FROM record", record)?
         && each("SELECT key, owner FROM claim", claim)?
         && each("SELECT key, value FROM counter", counter)?;
     Ok(())
+}
+
+pub(super) fn position(row: &Row<'_>) -> rusqlite::Result<Loaded> {
+    Ok(Loaded::Position { newest: revision(row, 0)?, compacted: revision(row, 1)?, sequence: Sequence::default() })
+}
+
+pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<Loaded> {
+    Ok(Loaded::Record(RawRecord { kind: row.get(0)?, id: row.get(1)?, revision: revision(row, 2)?, data: row.get(3)? }))
+}
+
+pub(super) fn claim(row: &Row<'_>) -> rusqlite::Result<Loaded> {
+    Ok(Loaded::Claim { key: row.get(0)?, owner: row.get(1)? })
+}
+
+pub(super) fn counter(row: &Row<'_>) -> rusqlite::Result<Loaded> {
+    Ok(Loaded::Counter { key: row.get(0)?, value: row.get(1)? })
 }
 
 pub(super) fn changes(connection: &Connection, filter: &ChangeFilter) -> Result<Vec<RawChange>> {
@@ -152,7 +157,7 @@ pub(super) fn changes(connection: &Connection, filter: &ChangeFilter) -> Result<
     read().map_err(&broken)
 }
 
-fn change(row: &Row<'_>) -> rusqlite::Result<RawChange> {
+pub(super) fn change(row: &Row<'_>) -> rusqlite::Result<RawChange> {
     Ok(RawChange {
         revision: revision(row, 0)?,
         commit: revision(row, 1)?,

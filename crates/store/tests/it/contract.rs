@@ -1,10 +1,10 @@
-//! What every backend must do, written against the trait. Another engine is added at the end of this file.
+//! What every backend must do, written against the trait.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use futures_util::TryStreamExt;
 use nephos_store::{
-    Action, Author, Backend, Bound, Revision,
+    Action, Author, Backend, Bound, Postgres, Revision, Sqlite,
     backend::{
         Accepted, ChangeFilter, Loaded, RawAdd, RawClaim, RawExpectation, RawRecord, RawTransaction, RawWrite, Refusal,
         Trim,
@@ -17,7 +17,10 @@ trait Place {
     type Engine: Backend;
     async fn open(&self) -> Self::Engine;
     fn backup_file(&self) -> std::path::PathBuf;
-    async fn open_backup(&self) -> Self::Engine;
+    /// A backup is an SQLite file, whatever it was made from.
+    async fn open_backup(&self) -> Sqlite {
+        Sqlite::open(self.backup_file()).await.unwrap()
+    }
 }
 
 fn empty() -> RawTransaction {
@@ -60,8 +63,8 @@ fn add(key: &str, amount: i64, bound: Bound) -> RawAdd {
 }
 
 async fn apply(backend: &impl Backend, batch: Vec<RawTransaction>) -> Vec<Result<u64, Refusal>> {
-    let results = backend.apply(batch.into_iter().map(Arc::new).collect()).await.unwrap();
-    results.into_iter().map(|result| result.map(|Accepted { last }| last.0)).collect()
+    let applied = backend.apply(batch.into_iter().map(Arc::new).collect()).await.unwrap();
+    applied.results.into_iter().map(|result| result.map(|Accepted { last }| last.0)).collect()
 }
 
 async fn one(backend: &impl Backend, transaction: RawTransaction) -> Result<u64, Refusal> {
@@ -73,10 +76,10 @@ async fn contents(backend: &impl Backend) -> Vec<String> {
     let chunks: Vec<Vec<Loaded>> = backend.load().try_collect().await.unwrap();
     let mut items: Vec<Loaded> = chunks.into_iter().flatten().collect();
     let position = items.remove(0);
-    assert!(matches!(position, Loaded::Position { .. }), "{position:?}");
+    let Loaded::Position { newest, compacted, .. } = position else { panic!("{position:?}") };
     let rest: BTreeSet<String> = items.iter().map(|item| format!("{item:?}")).collect();
     assert_eq!(rest.len(), items.len());
-    std::iter::once(format!("{position:?}")).chain(rest).collect()
+    std::iter::once(format!("{:?}", (newest, compacted))).chain(rest).collect()
 }
 
 async fn revisions(backend: &impl Backend, filter: ChangeFilter) -> Vec<u64> {
@@ -100,8 +103,8 @@ async fn each_write_gets_the_next_revision(place: &impl Place) {
     let log = backend.changes(all()).await.unwrap();
     let seen: Vec<_> = log.iter().map(|change| (change.id.as_str(), change.revision.0, change.commit.0)).collect();
     assert_eq!(seen, [("a", 1, 2), ("b", 2, 2), ("c", 3, 3)]);
-    let position = Loaded::Position { newest: Revision(3), compacted: Revision(0) };
-    assert_eq!(contents(&backend).await[0], format!("{position:?}"));
+    let position = format!("{:?}", (Revision(3), Revision(0)));
+    assert_eq!(contents(&backend).await[0], position);
 }
 
 async fn later_transactions_of_a_batch_see_earlier_ones(place: &impl Place) {
@@ -348,19 +351,41 @@ macro_rules! contract {
 }
 
 impl Place for tempfile::TempDir {
-    type Engine = nephos_store::Sqlite;
+    type Engine = Sqlite;
 
-    async fn open(&self) -> Self::Engine {
-        nephos_store::Sqlite::open(self.path().join("store.db")).await.unwrap()
+    async fn open(&self) -> Sqlite {
+        Sqlite::open(self.path().join("store.db")).await.unwrap()
     }
 
     fn backup_file(&self) -> std::path::PathBuf {
         self.path().join("copy.db")
     }
-
-    async fn open_backup(&self) -> Self::Engine {
-        nephos_store::Sqlite::open(self.backup_file()).await.unwrap()
-    }
 }
 
 contract!(sqlite, tempfile::tempdir().unwrap());
+
+/// A database of its own, and a folder for its backup.
+struct Database {
+    url: String,
+    folder: tempfile::TempDir,
+}
+
+impl Database {
+    fn new() -> Self {
+        Self { url: nephos_testkit_postgres::shared().database(), folder: tempfile::tempdir().unwrap() }
+    }
+}
+
+impl Place for Database {
+    type Engine = Postgres;
+
+    async fn open(&self) -> Postgres {
+        Postgres::open(&self.url).await.unwrap()
+    }
+
+    fn backup_file(&self) -> std::path::PathBuf {
+        self.folder.path().join("copy.db")
+    }
+}
+
+contract!(postgres, super::Database::new());
