@@ -57,6 +57,10 @@ pub struct Options {
     pub admin_password: Option<Secret>,
     /// What looks on while workflows run.
     pub observers: Vec<Arc<dyn Observer>>,
+    /// How long the audit trail is kept.
+    pub keep_audit: Duration,
+    /// Which closed workflow runs are kept.
+    pub keep_workflows: workflow::Retention,
 }
 
 /// Images as nodes fetch them.
@@ -96,7 +100,12 @@ impl Control {
     /// Opens the control plane on a data folder, making a new cloud if it is empty, and takes up what was going on.
     pub async fn open(options: Options) -> Result<Self> {
         let data = &options.data;
-        let store = Store::open(Sqlite::open(data.join(DATABASE)).await?, kinds()).await?;
+        let store = Store::open_with(
+            Sqlite::open(data.join(DATABASE)).await?,
+            kinds(),
+            nephos_store::Options { keep_audit: options.keep_audit, ..nephos_store::Options::default() },
+        )
+        .await?;
         let policy = policy(&data.join(POLICY))?;
         let authority = identity::Authority::open(
             store.clone(),
@@ -137,7 +146,7 @@ impl Control {
         let first = identity::FirstStart { admin_password: options.admin_password, url: options.url };
         let first_start = identity::bootstrap(&authority, data, first).await?;
         first_flavors(&store).await?;
-        keep_tidy(&store, &authority, workflow::Retention::default());
+        keep_tidy(&store, &authority, options.keep_workflows);
         engine.recover().await?;
         workflows.begin(cloud.clone());
         Ok(Self { store, engine, cloud, _compute: compute, nodes, certificate, first_start })

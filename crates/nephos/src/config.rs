@@ -5,7 +5,9 @@
 use std::{
     fs, io,
     net::SocketAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::{Arg, ArgMatches, Command, value_parser};
@@ -27,8 +29,13 @@ struct File {
     node_listen: Option<SocketAddr>,
     node_name: Option<String>,
     simulated_nodes: Option<u32>,
+    keep_audit_days: Option<u32>,
+    keep_workflows_days: Option<u32>,
     log: Option<String>,
 }
+
+/// For how many days history may be kept.
+const KEEP_DAYS: RangeInclusive<i64> = 1..=3650;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +59,10 @@ pub(crate) struct Config {
     pub(crate) node_name: Option<String>,
     /// How many simulated nodes stand in for this machine; 0 for the real one.
     pub(crate) simulated_nodes: u32,
+    /// How long the audit trail is kept.
+    pub(crate) keep_audit: Duration,
+    /// How long closed workflow runs are kept.
+    pub(crate) keep_workflows: Duration,
     /// Log level, or levels per target: `info,nephos_cloud=debug`.
     pub(crate) log: String,
     /// How log lines look.
@@ -129,6 +140,19 @@ pub(crate) fn up(command: Command) -> Command {
             )
             .value_parser(value_parser!(u32).range(0..=100_000)),
         )
+        .arg(
+            flag("keep-audit-days", "NEPHOS_KEEP_AUDIT_DAYS", "DAYS", "How long the audit trail is kept [default: 90]")
+                .value_parser(value_parser!(u32).range(KEEP_DAYS)),
+        )
+        .arg(
+            flag(
+                "keep-workflows-days",
+                "NEPHOS_KEEP_WORKFLOWS_DAYS",
+                "DAYS",
+                "How long ended workflows are kept, at most 20000 of them [default: 30]",
+            )
+            .value_parser(value_parser!(u32).range(KEEP_DAYS)),
+        )
 }
 
 fn read(path: &Path) -> Result<Option<File>> {
@@ -144,7 +168,7 @@ fn read(path: &Path) -> Result<Option<File>> {
     toml::from_str(&text).map(Some).map_err(|error| {
         Error::invalid("config", format!("{} is not valid", path.display()))
             .detail(error.message().to_owned())
-            .next("known keys: data, listen, s3_listen, node_listen, node_name, simulated_nodes, log", None)
+            .next("known keys: data, listen, s3_listen, node_listen, node_name, simulated_nodes, keep_audit_days, keep_workflows_days, log", None)
     })
 }
 
@@ -180,6 +204,20 @@ fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
+/// A number of days out of a flag, or files in their order.
+fn days(matches: &ArgMatches, flag: &str, files: [Option<u32>; 2], default: u32) -> Result<Duration> {
+    let set = matches.get_one::<u32>(flag).copied().or_else(|| files.into_iter().flatten().next());
+    let days = set.unwrap_or(default);
+    if !KEEP_DAYS.contains(&i64::from(days)) {
+        return Err(Error::invalid("config", format!("`{}` is out of range", flag.replace('-', "_"))).detail(format!(
+            "{days} days; {} to {} are possible",
+            KEEP_DAYS.start(),
+            KEEP_DAYS.end()
+        )));
+    }
+    Ok(Duration::from_secs(u64::from(days) * 86400))
+}
+
 /// What presets the first administrator's password.
 fn admin_password() -> Result<Option<Secret>> {
     match std::env::var("NEPHOS_ADMIN_PASSWORD") {
@@ -208,6 +246,9 @@ impl Config {
         let system = read(Path::new(SYSTEM_FILE))?.unwrap_or_default();
         // Read so that a wrong address is refused now; nothing is served there yet.
         let _ = address(matches, "s3-listen").or(own.s3_listen).or(system.s3_listen);
+        let keep_audit = days(matches, "keep-audit-days", [own.keep_audit_days, system.keep_audit_days], 90)?;
+        let keep_workflows =
+            days(matches, "keep-workflows-days", [own.keep_workflows_days, system.keep_workflows_days], 30)?;
         let (log, log_format) = logging(matches, own.log.or(system.log));
         Ok(Self {
             data,
@@ -223,6 +264,8 @@ impl Config {
                 .or(own.simulated_nodes)
                 .or(system.simulated_nodes)
                 .unwrap_or(0),
+            keep_audit,
+            keep_workflows,
             log,
             log_format,
             admin_password: admin_password()?,
@@ -246,6 +289,12 @@ mod tests {
         fs::write(data.path().join(FILE), "listen = \"127.0.0.1:7001\"\nnode_listen = \"127.0.0.1:7002\"\n").unwrap();
         let effective = config(&["--data", folder, "--listen", "127.0.0.1:7000"]).unwrap();
         assert_eq!((effective.listen.port(), effective.node_listen.port()), (7000, 7002));
+        fs::write(data.path().join(FILE), "keep_workflows_days = 7\nkeep_audit_days = 8\n").unwrap();
+        let effective = config(&["--data", folder, "--keep-audit-days", "9"]).unwrap();
+        assert_eq!((effective.keep_audit.as_secs(), effective.keep_workflows.as_secs()), (9 * 86400, 7 * 86400));
+        fs::write(data.path().join(FILE), "keep_workflows_days = 0\n").unwrap();
+        let error = config(&["--data", folder]).unwrap_err();
+        assert!(error.title.contains("keep_workflows_days") && error.detail.contains("3650"), "{error}");
         fs::write(data.path().join(FILE), "lisen = \"127.0.0.1:7001\"\n").unwrap();
         let error = config(&["--data", folder]).unwrap_err();
         assert!(error.detail.contains("lisen"), "{error}");

@@ -21,7 +21,7 @@ use nephos_agent::{Agent, Fleet};
 use nephos_api_native::Native;
 use nephos_auth::ServerCertificate;
 use nephos_cli::{Invocation, LocalCommand};
-use nephos_cloud::{Control, Options, identity::Printed};
+use nephos_cloud::{Control, Options, identity::Printed, workflow::Retention};
 use nephos_driver::{ComputeDriver, simulated::SimulatedHost};
 use nephos_http::{
     Health, Server, Status,
@@ -143,6 +143,8 @@ async fn up(config: Config) -> Result<()> {
         certificate_for: (!address.ip().is_loopback()).then(|| address.ip()),
         admin_password: config.admin_password.clone(),
         observers,
+        keep_audit: config.keep_audit,
+        keep_workflows: Retention { age: config.keep_workflows, ..Retention::default() },
     })
     .await?;
 
