@@ -10,7 +10,7 @@ use nephos_driver::{Accelerator, DiskFormat, GuestSpec, Interface, Protocol};
 use nephos_types::MIB;
 use serde_json::{Value, json};
 
-use crate::guest::{AGENT_SOCKET, CONSOLE_LOG, CONSOLE_SOCKET, DISK, QMP_SOCKET};
+use crate::folder::{AGENT_SOCKET, CONSOLE_LOG, CONSOLE_SOCKET, DISK, QMP_SOCKET};
 
 /// The block node of the root disk, for QMP.
 pub(crate) const DISK_NODE: &str = "disk0";

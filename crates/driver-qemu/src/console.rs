@@ -12,7 +12,7 @@ use tokio::{
     sync::{Mutex, broadcast, mpsc},
 };
 
-use crate::guest::{CONSOLE_SOCKET, Folder};
+use crate::folder::{CONSOLE_SOCKET, Folder};
 
 /// Pieces of output that a slow console may be behind.
 const PIECES: usize = 256;

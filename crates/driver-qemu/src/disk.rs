@@ -17,7 +17,7 @@ use nephos_types::{Bytes, Error, ErrorKind};
 use tokio::time::timeout;
 
 use crate::{
-    guest::{DISK, Folder},
+    folder::{DISK, Folder},
     process::{Launch, Limits, Process, Rights},
 };
 

@@ -10,15 +10,25 @@
 //! Must not know: images' origin, networks beyond the interfaces in a definition, restart policy.
 
 mod accelerator;
+mod adopt;
 mod command_line;
+mod config;
 mod config_drive;
 mod console;
+mod define;
 mod disk;
 mod driver;
+mod folder;
 mod guest;
+mod host;
 mod machine;
 mod process;
+mod programs;
 mod qmp;
 mod rights;
+mod start;
+mod stop;
+mod work;
 
-pub use driver::{Acceleration, Config, QemuDriver};
+pub use config::{Acceleration, Config};
+pub use driver::QemuDriver;

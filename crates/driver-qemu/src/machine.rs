@@ -17,7 +17,7 @@ use tokio::{
 use crate::{
     command_line::DISK_NODE,
     console::Consoles,
-    guest::{Folder, QMP_SOCKET},
+    folder::{Folder, QMP_SOCKET},
     process::Process,
     qmp::{Client, Event, QmpError},
 };

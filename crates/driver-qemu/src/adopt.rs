@@ -1,0 +1,106 @@
+//! Taking over what an earlier driver has left in the folder, whatever it was doing when it ended.
+
+use std::{io, sync::Arc};
+
+use futures_util::future::join_all;
+use nephos_types::ServerId;
+
+use crate::{
+    folder::{self, Folder, Life, Record},
+    guest::Guest,
+    host::Host,
+    machine::Machine,
+    process::{Identity, Process},
+};
+
+impl Host {
+    pub(crate) async fn adopt_all(&self) -> io::Result<()> {
+        let ids = folder::sweep(&self.folder)?;
+        join_all(ids.into_iter().map(|id| self.adopt(id))).await;
+        Ok(())
+    }
+
+    /// Takes hold of a guest that is on disk, whatever an earlier agent was doing with it when it ended.
+    async fn adopt(&self, id: ServerId) {
+        let folder = Folder::new(&self.folder, id);
+        let spec = folder.spec().unwrap_or_else(|error| {
+            tracing::error!(%id, %error, "a server's definition cannot be read; it must be defined again");
+            None
+        });
+        let (record, process) = match find_process(&folder) {
+            Ok(found) => found,
+            Err(error) => {
+                let reason = format!("its record cannot be read: {error}");
+                tracing::error!(%id, reason, "a server's state is unknown");
+                let guest = Guest::new(id, folder, spec, Record::off(None));
+                guest.now().unknown = Some(reason);
+                self.guests().insert(id, Arc::new(guest));
+                return;
+            }
+        };
+        if spec.is_none() && process.is_none() && !folder.has_spec() {
+            // Its making was interrupted before it existed.
+            if let Err(error) = folder.remove() {
+                tracing::warn!(%id, %error, "what is left of a server cannot be removed");
+            }
+            return;
+        }
+        if let Err(error) = folder.write_record(&record) {
+            tracing::warn!(%id, %error, "a server's record cannot be written");
+        }
+        let guest = Arc::new(Guest::new(id, folder, spec, record));
+        if let Some(process) = process {
+            let (machine, events) = Machine::adopted(id, guest.folder.clone(), process).await;
+            if machine.has_not_begun().await && machine.process().kill().is_ok() {
+                machine.process().ended().await;
+                if let Err(error) = guest.set(|record| *record = Record::off(None)) {
+                    tracing::warn!(%id, %error, "a server's record cannot be written");
+                }
+            } else {
+                self.watch(&guest, Arc::new(machine), events);
+                tracing::info!(%id, "adopted a running server");
+            }
+        }
+        self.guests().insert(id, guest);
+    }
+}
+
+/// What runs a guest now, according to its record and to the machine's processes.
+fn find_process(folder: &Folder) -> io::Result<(Record, Option<Process>)> {
+    let record = match folder.record() {
+        Ok(record) => record.unwrap_or_else(|| Record::off(None)),
+        // Damaged by a power loss; what runs can be found without it.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Record { life: Life::Starting, ..Record::off(None) }
+        }
+        Err(error) => return Err(error),
+    };
+    let crash = |why: &str| Record::off(Some(format!("crashed: {why}")));
+    Ok(match &record.life {
+        Life::Off => (record, None),
+        Life::Running { process: identity } | Life::Stopping { process: identity } => match Process::open(identity)? {
+            Some(process) => {
+                let life = Life::Running { process: identity.clone() };
+                (Record { life, ..record }, Some(process))
+            }
+            None if matches!(record.life, Life::Stopping { .. }) => (Record::off(None), None),
+            None if identity.is_of_this_boot()? => (crash("its process ended while the agent was away"), None),
+            None => (crash("the machine restarted"), None),
+        },
+        Life::Starting => {
+            let run = folder.run_path()?;
+            let found = Identity::working_in(&run)?;
+            let process = match found.first() {
+                Some(identity) => Process::open(identity)?,
+                None => None,
+            };
+            match process {
+                Some(process) => {
+                    let life = Life::Running { process: process.identity().clone() };
+                    (Record { life, ..record }, Some(process))
+                }
+                None => (Record { life: Life::Off, ..record }, None),
+            }
+        }
+    })
+}

@@ -1,0 +1,355 @@
+//! What is kept of a guest on disk.
+//!
+//! ```text
+//! guests/<id>/            the agent's own: nobody else may write here
+//!     spec.json           what it should be
+//!     record.json         what it is: switched off, being started, which process
+//!     config.img          its configuration drive, opened by the agent and inherited
+//!     errors.log          what QEMU wrote to its standard error
+//!     run/                QEMU's working folder, owned by the guest's user
+//!         disk.qcow2  console.log  console.sock  qmp.sock  agent.sock
+//! ```
+//!
+//! Invariants: `spec.json` and `record.json` are replaced as a whole or not at all. What lies in `run/` may have been
+//! put there by a guest that broke out into its QEMU: it is never followed as a link, and nothing that the agent decides
+//! by is read from there.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use nephos_driver::GuestSpec;
+use nephos_types::{ServerId, Timestamp};
+use rustix::fs::{FallocateFlags, Gid, Mode, OFlags, Uid};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::net::UnixStream;
+
+use crate::process::Identity;
+
+/// The root disk, in `run/`.
+pub(crate) const DISK: &str = "disk.qcow2";
+/// What the guest wrote to its serial console, in `run/`.
+pub(crate) const CONSOLE_LOG: &str = "console.log";
+/// The serial console, in `run/`.
+pub(crate) const CONSOLE_SOCKET: &str = "console.sock";
+/// QMP, in `run/`.
+pub(crate) const QMP_SOCKET: &str = "qmp.sock";
+/// The guest agent, in `run/`.
+pub(crate) const AGENT_SOCKET: &str = "agent.sock";
+
+const SPEC: &str = "spec.json";
+const RECORD: &str = "record.json";
+const RUN: &str = "run";
+
+/// A definition holds a configuration drive of at most 8 MiB, which JSON may make a few times longer.
+const MAX_STATE: u64 = 64 << 20;
+/// So much of a console log is kept at least.
+pub(crate) const LOG_KEPT: u64 = 1 << 20;
+/// A console log that takes more than this is shortened to [`LOG_KEPT`].
+const LOG_LIMIT: u64 = 4 << 20;
+
+/// What a guest is, as far as it must be known after a restart of the agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// Since when it runs or does not.
+    pub(crate) since: Timestamp,
+    /// How it ended, if it ended by itself.
+    pub(crate) ended: Option<String>,
+    /// Where in its life it is.
+    pub(crate) life: Life,
+}
+
+/// Where in its life a guest is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub(crate) enum Life {
+    /// No process.
+    Off,
+    /// A process is about to be started; whether it was is not recorded yet.
+    Starting,
+    /// This process runs it.
+    Running { process: Identity },
+    /// This process runs it and has been told to end: its end is no crash.
+    Stopping { process: Identity },
+}
+
+impl Record {
+    /// Switched off, just now.
+    pub(crate) fn off(ended: Option<String>) -> Self {
+        Self { since: Timestamp::now(), ended, life: Life::Off }
+    }
+}
+
+/// One guest's folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    pub(crate) fn new(guests: &Path, id: ServerId) -> Self {
+        Self { path: guests.join(id.to_string()) }
+    }
+
+    /// Makes the folder and `run/`, the latter for this owner; nothing happens where they exist.
+    pub(crate) fn create(&self, owner: Option<(Uid, Gid)>) -> io::Result<()> {
+        for path in [self.path.clone(), self.path.join(RUN)] {
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some((uid, gid)) = owner {
+            rustix::fs::fchown(self.open_run()?, Some(uid), Some(gid))?;
+        }
+        Ok(())
+    }
+
+    /// The working folder, as a descriptor: what is reached through it needs no path, hence no short one.
+    pub(crate) fn open_run(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+        Ok(rustix::fs::open(self.path.join(RUN), flags, Mode::empty())?)
+    }
+
+    /// The working folder's path as the kernel shows it.
+    pub(crate) fn run_path(&self) -> io::Result<PathBuf> {
+        self.path.join(RUN).canonicalize()
+    }
+
+    pub(crate) fn config_drive(&self) -> PathBuf {
+        self.path.join("config.img")
+    }
+
+    pub(crate) fn errors(&self) -> PathBuf {
+        self.path.join("errors.log")
+    }
+
+    /// Whether there is a definition, readable or not.
+    pub(crate) fn has_spec(&self) -> bool {
+        self.path.join(SPEC).exists()
+    }
+
+    pub(crate) fn has_disk(&self) -> bool {
+        matches!(self.open_in_run(DISK, false), Ok(Some(_)))
+    }
+
+    /// Throws the disk away.
+    pub(crate) fn remove_disk(&self) -> io::Result<()> {
+        match rustix::fs::unlinkat(self.open_run()?, DISK, rustix::fs::AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(crate) fn spec(&self) -> io::Result<Option<GuestSpec>> {
+        self.read(SPEC)
+    }
+
+    pub(crate) fn write_spec(&self, spec: &GuestSpec) -> io::Result<()> {
+        self.replace(SPEC, &serde_json::to_vec(spec)?)
+    }
+
+    pub(crate) fn record(&self) -> io::Result<Option<Record>> {
+        self.read(RECORD)
+    }
+
+    pub(crate) fn write_record(&self, record: &Record) -> io::Result<()> {
+        self.replace(RECORD, &serde_json::to_vec(record)?)
+    }
+
+    pub(crate) fn write_config_drive(&self, image: &[u8]) -> io::Result<()> {
+        self.replace("config.img", image)
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
+        let file = match File::open(self.path.join(name)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut bytes = vec![];
+        file.take(MAX_STATE).read_to_end(&mut bytes)?;
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
+    }
+
+    /// The file has the old content or the new one, whatever happens.
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let fresh = self.path.join(format!("{name}.new"));
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        file.write_all(bytes)?;
+        file.sync_data()?;
+        fs::rename(&fresh, self.path.join(name))
+    }
+
+    /// Makes everything be gone. The guest is, as soon as its folder has another name; what is left of it is
+    /// [swept](sweep) later.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        name.push(REMOVED);
+        let removed = self.path.with_file_name(name);
+        match fs::rename(&self.path, &removed) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            // Left over from an earlier try.
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {
+                fs::remove_dir_all(&removed)?;
+                fs::rename(&self.path, &removed)?;
+            }
+            Err(error) => return Err(error),
+        }
+        match fs::remove_dir_all(&removed) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Removes what an earlier process has left where it listened; QEMU would refuse to listen there.
+    pub(crate) fn clear_sockets(&self) -> io::Result<()> {
+        for name in [QMP_SOCKET, CONSOLE_SOCKET, AGENT_SOCKET] {
+            match fs::remove_file(self.path.join(RUN).join(name)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Connects to a socket in `run/`. The address goes through a descriptor, because a socket's path may have at most
+    /// 107 bytes and the data folder's may be longer.
+    pub(crate) async fn connect(&self, name: &str) -> io::Result<UnixStream> {
+        let run = self.open_run()?;
+        UnixStream::connect(format!("/proc/self/fd/{}/{name}", run.as_raw_fd())).await
+    }
+
+    /// A file in `run/`, as long as it is a plain one.
+    pub(crate) fn open_in_run(&self, name: &str, write: bool) -> io::Result<Option<File>> {
+        let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
+        // Without NONBLOCK, opening a named pipe would wait for its other end.
+        let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = match rustix::fs::openat(self.open_run()?, name, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || metadata.nlink() != 1 {
+            return Err(io::Error::new(ErrorKind::InvalidData, format!("{name} is not a plain file")));
+        }
+        Ok(Some(file))
+    }
+
+    /// The last bytes of the console log, at most `max` and at most [`LOG_KEPT`].
+    pub(crate) fn console_log(&self, max: usize) -> io::Result<Vec<u8>> {
+        let Some(mut file) = self.open_in_run(CONSOLE_LOG, false)? else { return Ok(vec![]) };
+        let length = file.metadata()?.len();
+        let wanted = (max as u64).min(LOG_KEPT).min(length);
+        file.seek(SeekFrom::Start(length - wanted))?;
+        let mut bytes = Vec::with_capacity(usize::try_from(wanted).unwrap_or(0));
+        // What is written meanwhile is not part of the answer.
+        file.take(wanted).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Keeps the console log from filling the disk. QEMU appends to it all the time, so it is not rewritten: its
+    /// beginning is turned into a hole, which takes no room and loses no byte that is written meanwhile.
+    pub(crate) fn bound_console_log(&self) -> io::Result<()> {
+        let Some(file) = self.open_in_run(CONSOLE_LOG, true)? else { return Ok(()) };
+        let metadata = file.metadata()?;
+        if metadata.blocks().saturating_mul(512) <= LOG_LIMIT {
+            return Ok(());
+        }
+        let hole = metadata.len().saturating_sub(LOG_KEPT);
+        match rustix::fs::fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, hole) {
+            Ok(()) => Ok(()),
+            // A file system without holes: QEMU has opened the file for appending, so it goes on at the new end.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(0),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Ending of the name of a folder whose guest has been removed.
+const REMOVED: &str = ".removed";
+
+/// The guests that have a folder. Finishes removals that were interrupted.
+pub(crate) fn sweep(guests: &Path) -> io::Result<Vec<ServerId>> {
+    let mut found = vec![];
+    for entry in fs::read_dir(guests)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if name.ends_with(REMOVED) {
+            fs::remove_dir_all(entry.path())?;
+        } else if let Ok(id) = name.parse() {
+            found.push(id);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, Folder) {
+        let guests = tempfile::tempdir().unwrap();
+        let folder = Folder::new(guests.path(), ServerId::new());
+        folder.create(None).unwrap();
+        (guests, folder)
+    }
+
+    #[test]
+    fn a_long_console_log_takes_little_room_and_keeps_its_end() {
+        let (_guests, folder) = folder();
+        let path = folder.path.join(RUN).join(CONSOLE_LOG);
+        let mut log = OpenOptions::new().create(true).append(true).open(&path).unwrap();
+        for line in 0..400_000 {
+            writeln!(log, "line number {line:010}").unwrap();
+        }
+        let before = folder.console_log(100_000).unwrap();
+        folder.bound_console_log().unwrap();
+        assert!(log.metadata().unwrap().blocks() * 512 <= LOG_LIMIT, "it was made short");
+        assert_eq!(folder.console_log(100_000).unwrap(), before, "its end is as it was");
+        writeln!(log, "the end").unwrap();
+        assert!(folder.console_log(100).unwrap().ends_with(b"0000399999\nthe end\n"), "writing goes on");
+        assert_eq!(folder.console_log(usize::MAX).unwrap().len() as u64, LOG_KEPT, "answers are bounded");
+    }
+
+    #[test]
+    fn links_in_the_guests_own_folder_are_not_followed() {
+        let (guests, folder) = folder();
+        let secret = guests.path().join("secret");
+        fs::write(&secret, "secret").unwrap();
+        let log = folder.path.join(RUN).join(CONSOLE_LOG);
+        symlink(&secret, &log).unwrap();
+        assert!(folder.console_log(100).is_err());
+        assert!(folder.bound_console_log().is_err());
+        fs::remove_file(&log).unwrap();
+        fs::hard_link(&secret, &log).unwrap();
+        assert!(folder.console_log(100).is_err());
+        folder.remove().unwrap();
+        assert_eq!(fs::read_to_string(&secret).unwrap(), "secret");
+    }
+
+    #[test]
+    fn an_interrupted_removal_is_finished() {
+        let (guests, folder) = folder();
+        let kept = Folder::new(guests.path(), ServerId::new());
+        kept.create(None).unwrap();
+        fs::rename(&folder.path, folder.path.with_file_name(format!("{}{REMOVED}", ServerId::new()))).unwrap();
+        assert_eq!(sweep(guests.path()).unwrap().len(), 1);
+        assert_eq!(fs::read_dir(guests.path()).unwrap().count(), 1);
+        kept.remove().unwrap();
+        kept.remove().unwrap();
+    }
+}
