@@ -175,9 +175,8 @@ impl View {
         if !self.live() {
             let before = self.workflow.as_ref().map(|workflow| workflow.steps.as_slice()).unwrap_or_default();
             for (index, step) in now.steps.iter().enumerate() {
-                let known = before.get(index).map(|step| step.state);
-                let news = known != Some(step.state) && !(known.is_none() && step.state == StepState::Pending);
-                if news {
+                let known = before.get(index).map_or(StepState::Pending, |step| phase(step.state));
+                if known != phase(step.state) {
                     eprintln!("{}", self.line(step));
                 }
             }
@@ -275,6 +274,11 @@ impl View {
         };
         format!("  {} {text}", self.terminal.err.paint(style, symbol))
     }
+}
+
+/// What a person is told apart: a step that waits goes on for them.
+fn phase(state: StepState) -> StepState {
+    if state == StepState::Waiting { StepState::Running } else { state }
 }
 
 /// How long a step took, or takes so far.
