@@ -118,6 +118,10 @@ impl App {
         let outcome = match path.as_slice() {
             [] => local::home(&invocation),
             path => match self.local_command(path) {
+                Some(_) if invocation.globals.plan => {
+                    Err(Error::invalid("usage", format!("`{}` cannot say what it would do", path.join(" ")))
+                        .detail("--plan is understood by the operations of the cloud's API"))
+                }
                 Some(command) => (command.run)(&invocation),
                 None => match operation(path) {
                     Some(entry) => return perform::run(entry, &invocation),

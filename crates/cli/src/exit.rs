@@ -24,6 +24,8 @@ pub const TIMED_OUT: u8 = 7;
 pub const UNREACHABLE: u8 = 8;
 /// Some of several targets failed.
 pub const PARTIAL: u8 = 9;
+/// With `--plan`: there would be changes.
+pub const PLANNED: u8 = 10;
 /// A quota, the capacity or a limit refuses.
 pub const REFUSED: u8 = 11;
 /// Interrupted by the keyboard.
@@ -41,7 +43,7 @@ pub(crate) const MEANINGS: [(u8, &str); 13] = [
     (TIMED_OUT, "timed out waiting; the work goes on"),
     (UNREACHABLE, "the cloud cannot be reached"),
     (PARTIAL, "partial: some of several targets failed"),
-    (10, "there would be changes (kept for --plan)"),
+    (PLANNED, "with --plan: there would be changes"),
     (REFUSED, "a quota, the capacity or a limit refuses"),
     (INTERRUPTED, "interrupted; started work goes on (143: terminated)"),
 ];

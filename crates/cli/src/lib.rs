@@ -17,6 +17,7 @@ mod failure;
 mod local;
 mod output;
 mod perform;
+mod plan;
 mod progress;
 mod session;
 mod terminal;

@@ -18,6 +18,7 @@ use crate::{
     },
     console, exit, failure,
     output::{self, Format, Printed},
+    plan,
     progress::{self, Followed},
     session::Session,
     terminal::{Style, Terminal, harmless},
@@ -71,6 +72,9 @@ impl Performance<'_> {
             }
             return Ok(exit::DONE);
         }
+        if self.globals.plan {
+            return self.plan(&inputs).await;
+        }
         self.confirm(&inputs)?;
         let mut session = Session::open(self.globals, &self.terminal)?;
         let Some(first) = inputs.first() else { return Ok(exit::DONE) };
@@ -91,6 +95,24 @@ impl Performance<'_> {
                 self.change_or_read(&mut session, inputs).await
             }
         }
+    }
+
+    async fn plan(&self, inputs: &[Value]) -> Result<u8> {
+        let mut session = Session::open(self.globals, &self.terminal)?;
+        let mut plans = Vec::new();
+        for input in inputs {
+            plans.extend(plan::of(self.entry, input, &mut session).await?);
+        }
+        if matches!(self.globals.format, None | Some(Format::Table | Format::Wide)) {
+            let text: String = plans.iter().map(plan::words).collect();
+            output::write_out(text.as_bytes())?;
+            if plans.is_empty() && !self.globals.quiet {
+                eprintln!("Nothing would change");
+            }
+        } else {
+            self.print(&Value::Array(plans.clone()), &session)?;
+        }
+        Ok(if plans.is_empty() { exit::DONE } else { exit::PLANNED })
     }
 
     async fn change_or_read(&self, session: &mut Session, inputs: Vec<Value>) -> Result<u8> {

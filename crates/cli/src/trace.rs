@@ -43,7 +43,7 @@ fn masked_json(body: &[u8]) -> String {
 }
 
 /// The value with everything that is secret by its name replaced.
-fn masked(value: &Value) -> Value {
+pub(crate) fn masked(value: &Value) -> Value {
     match value {
         Value::Object(fields) => fields
             .iter()

@@ -37,6 +37,7 @@ pub(crate) struct Globals {
     pub(crate) verbosity: u8,
     pub(crate) debug: bool,
     pub(crate) color: ColorChoice,
+    pub(crate) plan: bool,
     pub(crate) explain: bool,
     pub(crate) curl: bool,
     pub(crate) url: Option<String>,
@@ -102,6 +103,9 @@ pub(crate) fn args() -> Vec<Arg> {
             .value_parser(ColorChoice::parser())
             .help("Colors: auto, always, never"),
         switch("no-color").conflicts_with("@color").help("No colors"),
+        switch("plan")
+            .visible_alias("dry-run")
+            .help("Say what would change, and change nothing; exit code 10 if there is something"),
         switch("explain").help("Say how this was understood and what would be sent; send nothing"),
         switch("curl").help("Print the same as a curl command; send nothing"),
     ]
@@ -153,6 +157,7 @@ impl Globals {
             verbosity: source("@verbose").map_or(0, |matches| matches.get_count("@verbose")),
             debug: switch("@debug"),
             color,
+            plan: switch("@plan"),
             explain: switch("@explain"),
             curl: switch("@curl"),
             url: text("@url"),

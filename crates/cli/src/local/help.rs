@@ -3,32 +3,8 @@
 use clap::{Arg, Command};
 use nephos_types::{Error, Result};
 
+use super::codes;
 use crate::{Invocation, LocalCommand, command::leaf, exit, output};
-
-/// Codes that the client itself gives, and what is behind them.
-const CODES: [(&str, &str); 9] = [
-    (
-        "unreachable",
-        "Nobody answers at the cloud's address.\nStart it with `nephos up`, or say where it is: --url, NEPHOS_URL, or `nephos login --url`.",
-    ),
-    (
-        "connection_lost",
-        "The connection broke before the answer was complete. Calls that can be repeated were repeated.\nLook whether the change took place before you repeat it yourself.",
-    ),
-    ("usage", "The command line is not understood. `nephos NOUN VERB --help` says what it takes."),
-    ("invalid_input", "A field's value is not accepted; the message names the field and what it may be."),
-    ("confirmation_missing", "Deleting asks first. Where nobody can be asked, confirm with --yes."),
-    ("timeout", "Waiting ended, the work did not. `nephos workflow wait ID` waits on."),
-    (
-        "unknown_authority",
-        "An https URL needs the certificate of the cloud's own authority: NEPHOS_CACERT, or `cacert` in clouds.yaml.",
-    ),
-    (
-        "workflow_failed",
-        "What was started did not succeed, and what it had done was undone. `nephos workflow show ID` lists its steps.",
-    ),
-    ("workflow_cancelled", "Somebody cancelled the work; what it had done was undone."),
-];
 
 pub(super) fn command() -> LocalCommand {
     let command = Command::new("help")
@@ -45,10 +21,11 @@ fn run(invocation: &Invocation<'_>) -> Result<u8> {
         .unwrap_or_default();
     let text = match topic.as_slice() {
         ["exit"] => exit_codes(),
-        [code] if CODES.iter().any(|(known, _)| known == code) => {
-            CODES.iter().filter(|(known, _)| known == code).map(|(_, text)| format!("{text}\n")).collect()
-        }
-        words => on_command(invocation, words)?,
+        // A command named like a code explains itself.
+        words => match (on_command(invocation, words), words) {
+            (Err(error), [code]) => codes::explain(code).ok_or(error)?,
+            (text, _) => text?,
+        },
     };
     output::write_out(text.as_bytes())?;
     Ok(exit::DONE)
@@ -72,6 +49,7 @@ fn on_command(invocation: &Invocation<'_>, words: &[&str]) -> Result<String> {
             Error::not_found("help topic", word)
                 .next("all commands", Some("nephos --help".into()))
                 .next("exit codes", Some("nephos help exit".into()))
+                .next("what an error's code means: the word in brackets", Some("nephos help no_placement".into()))
         })?;
     }
     Ok(leaf::show_help(&command.render_long_help().to_string()))

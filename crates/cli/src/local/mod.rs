@@ -1,6 +1,7 @@
 //! Commands that are not operations: help, completion, version, login, and the way around operations.
 
 mod api;
+mod codes;
 mod completion;
 mod help;
 mod login;

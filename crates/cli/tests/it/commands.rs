@@ -56,6 +56,9 @@ async fn usage_and_reach_have_their_own_codes() {
         ("flavor -h", 0),
         ("version", 0),
         ("help nothing-such", 3),
+        ("help no_placement", 0),
+        ("help keypair_not_found", 0),
+        ("help image", 0),
         ("server list --cloud nowhere", 3),
     ] {
         let ran = place.run(line).await;

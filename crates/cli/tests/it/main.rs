@@ -8,4 +8,5 @@ mod console;
 mod examples;
 mod fake;
 mod output;
+mod plan;
 mod workflows;
