@@ -49,10 +49,11 @@ pub struct Server {
     guard: Child,
 }
 
-/// The server that all tests of this process share.
+/// The server that all tests of this process share. It does not wait for the disk, since no test pulls the plug of the
+/// machine; one that measures or kills starts its own.
 pub fn shared() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(Server::start)
+    SERVER.get_or_init(|| Server::start_with(&["fsync=off"]))
 }
 
 impl Server {

@@ -25,7 +25,7 @@ use crate::{
 /// How long a server that does not answer is waited for when it is certain that nothing was written.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 /// The first and the longest pause between two attempts to connect.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(300));
 
 /// A connection with what was prepared on it.
 pub(super) struct Session {

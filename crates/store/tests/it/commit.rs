@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use nephos_store::{Bound, CommitError, Draft, Kind, Kinds, Query, Revision, Sqlite, Store, limits};
+use nephos_store::{Bound, CommitError, Draft, Kind, Kinds, Query, Revision, limits};
 use nephos_types::{Error, ErrorKind, Labels, ServerId};
 use serde::{Deserialize, Serialize};
 
-use crate::fixture::{Fixture, Server, id, kinds, server, tx};
+use crate::fixture::{Engine, Fixture, Home, Server, both, id, kinds, server, tx};
 
-#[tokio::test]
-async fn whoever_read_an_old_record_is_told() {
-    let fixture = Fixture::new().await;
+async fn whoever_read_an_old_record_is_told(engine: Engine) {
+    let fixture = Fixture::new(engine).await;
     fixture.store.commit(tx().create(server(1, 0)).claim("name", "a").add("sum", 3, Bound::Any)).await.unwrap();
     let old = fixture.store.get::<Server>(id(1)).unwrap();
     fixture.store.commit(tx().update(&old, Server { size: 1, node: None })).await.unwrap();
@@ -41,9 +40,8 @@ async fn whoever_read_an_old_record_is_told() {
     fixture.sound().await;
 }
 
-#[tokio::test]
-async fn an_expectation_that_holds_changes_nothing() {
-    let fixture = Fixture::new().await;
+async fn an_expectation_that_holds_changes_nothing(engine: Engine) {
+    let fixture = Fixture::new(engine).await;
     fixture.store.commit(tx().create(server(1, 0))).await.unwrap();
     let record = fixture.store.get::<Server>(id(1)).unwrap();
     fixture.store.commit(tx().expect(&record).create(server(2, 0))).await.unwrap();
@@ -76,11 +74,9 @@ impl Kind for OneWay {
     const NAME: &'static str = "one-way";
 }
 
-#[tokio::test]
-async fn what_is_too_large_or_malformed_is_refused_whole() {
-    let folder = tempfile::tempdir().unwrap();
-    let backend = Sqlite::open(folder.path().join("store.db")).await.unwrap();
-    let store = Store::open(backend, kinds().with::<Blob>().with::<OneWay>()).await.unwrap();
+async fn what_is_too_large_or_malformed_is_refused_whole(engine: Engine) {
+    let home = Home::new(engine);
+    let store = home.open(kinds().with::<Blob>().with::<OneWay>()).await.unwrap();
     let blob = |n, length| Draft::new(id(n), Blob("x".repeat(length)));
     let many_labels = (0..=Labels::MAX).map(|n| (n.to_string(), String::new())).collect::<BTreeMap<_, _>>();
 
@@ -112,11 +108,9 @@ async fn what_is_too_large_or_malformed_is_refused_whole() {
     assert!(store.verify().await.unwrap().is_sound());
 }
 
-#[tokio::test]
-async fn a_kind_must_be_registered_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("store.db");
-    let store = Store::open(Sqlite::open(&path).await.unwrap(), Kinds::new()).await.unwrap();
+async fn a_kind_must_be_registered_once(engine: Engine) {
+    let home = Home::new(engine);
+    let store = home.open(Kinds::new()).await.unwrap();
     let error = store.commit(tx().create(server(1, 0))).await.unwrap_err();
     assert!(error.to_string().contains("`server` is not registered"), "{error}");
     store.close().await.unwrap();
@@ -128,15 +122,14 @@ async fn a_kind_must_be_registered_once() {
         const NAME: &'static str = "server";
     }
     let kinds = Kinds::new().with::<Server>().with::<Namesake>();
-    let error = Store::open(Sqlite::open(&path).await.unwrap(), kinds).await.unwrap_err();
+    let error = home.open(kinds).await.unwrap_err();
     assert!(error.to_string().contains("one name"), "{error}");
 }
 
 /// 64 tasks take from one counter until its bound: exactly as many succeed as fit, and all that fails says why.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sixty_four_at_once_never_oversubscribe() {
+async fn sixty_four_at_once_never_oversubscribe(engine: Engine) {
     const LIMIT: i64 = 500;
-    let mut fixture = Fixture::new().await;
+    let mut fixture = Fixture::new(engine).await;
     let tasks: Vec<_> = (0..64_u64)
         .map(|task| {
             let store = fixture.store.clone();
@@ -180,9 +173,8 @@ async fn sixty_four_at_once_never_oversubscribe() {
     assert_eq!(fixture.store.revision(), Revision(500));
 }
 
-#[tokio::test]
-async fn a_commit_whose_caller_left_is_still_decided() {
-    let fixture = Fixture::new().await;
+async fn a_commit_whose_caller_left_is_still_decided(engine: Engine) {
+    let fixture = Fixture::new(engine).await;
     let store = fixture.store.clone();
     let caller = tokio::spawn(async move { store.commit(tx().create(server(1, 0))).await });
     tokio::task::yield_now().await;
@@ -193,9 +185,8 @@ async fn a_commit_whose_caller_left_is_still_decided() {
     fixture.sound().await;
 }
 
-#[tokio::test]
-async fn after_closing_reads_answer_and_commits_fail() {
-    let fixture = Fixture::new().await;
+async fn after_closing_reads_answer_and_commits_fail(engine: Engine) {
+    let fixture = Fixture::new(engine).await;
     fixture.store.commit(tx().create(server(1, 0))).await.unwrap();
     let mut watch = fixture.store.watch(None);
     fixture.store.close().await.unwrap();
@@ -205,3 +196,13 @@ async fn after_closing_reads_answer_and_commits_fail() {
     assert!(watch.next().await.is_err());
     assert!(fixture.store.close().await.is_err());
 }
+
+both!(
+    whoever_read_an_old_record_is_told,
+    an_expectation_that_holds_changes_nothing,
+    what_is_too_large_or_malformed_is_refused_whole,
+    a_kind_must_be_registered_once,
+    sixty_four_at_once_never_oversubscribe,
+    a_commit_whose_caller_left_is_still_decided,
+    after_closing_reads_answer_and_commits_fail
+);

@@ -5,13 +5,12 @@ use std::time::Duration;
 use nephos_store::{Action, Draft, Options, Query, Revision, WatchError};
 use nephos_types::{Error, Id};
 
-use crate::fixture::{Fixture, Report, Server, id, project, server, tx};
+use crate::fixture::{Engine, Fixture, Report, Server, both, id, project, server, tx};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_watchers_see_every_change_once_in_order() {
+async fn all_watchers_see_every_change_once_in_order(engine: Engine) {
     const WRITERS: u64 = 8;
     const EACH: u64 = 40;
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new(engine).await;
     let follow = |from: Option<Revision>| {
         let mut watch = fixture.store.watch(from);
         tokio::spawn(async move {
@@ -45,9 +44,8 @@ async fn all_watchers_see_every_change_once_in_order() {
     }
 }
 
-#[tokio::test]
-async fn a_change_tells_what_was_before() {
-    let mut fixture = Fixture::new().await;
+async fn a_change_tells_what_was_before(engine: Engine) {
+    let mut fixture = Fixture::new(engine).await;
     let report = nephos_types::ImageId::from_bits(5);
     fixture.store.commit(tx().create(server(1, 1).project(project(3)))).await.unwrap();
     fixture.store.commit(tx().create(Draft::new(report, Report { beat: 1 }))).await.unwrap();
@@ -89,9 +87,8 @@ async fn a_change_tells_what_was_before() {
 }
 
 /// More changes than the ring in memory holds: the watcher that did not read meanwhile still gets each.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_watcher_misses_nothing() {
-    let fixture = Fixture::new().await;
+async fn a_slow_watcher_misses_nothing(engine: Engine) {
+    let fixture = Fixture::new(engine).await;
     let mut slow = fixture.store.watch(None);
     for batch in 0..20 {
         let all = (0..500_u64).fold(tx(), |all, n| all.create(server(batch * 500 + n, 0)));
@@ -108,10 +105,9 @@ async fn a_slow_watcher_misses_nothing() {
     assert_eq!(change.unwrap().id, id(99_999).to_string());
 }
 
-#[tokio::test]
-async fn what_is_no_longer_kept_is_said_to_be_gone() {
+async fn what_is_no_longer_kept_is_said_to_be_gone(engine: Engine) {
     let options = Options { keep_changes: 3, trim_every: Duration::from_secs(3600), ..Options::default() };
-    let mut fixture = Fixture::with(options).await;
+    let mut fixture = Fixture::with(engine, options).await;
     let report = nephos_types::ImageId::from_bits(5);
     fixture.store.commit(tx().create(Draft::new(report, Report { beat: 0 }))).await.unwrap();
     for beat in 1..10 {
@@ -137,9 +133,8 @@ async fn what_is_no_longer_kept_is_said_to_be_gone() {
     fixture.sound().await;
 }
 
-#[tokio::test]
-async fn giving_up_the_wait_loses_nothing() {
-    let fixture = Fixture::new().await;
+async fn giving_up_the_wait_loses_nothing(engine: Engine) {
+    let fixture = Fixture::new(engine).await;
     let mut watch = fixture.store.watch(None);
     assert!(tokio::time::timeout(Duration::from_millis(1), watch.next()).await.is_err());
     fixture.store.commit(tx().create(server(1, 0)).create(server(2, 0))).await.unwrap();
@@ -147,3 +142,11 @@ async fn giving_up_the_wait_loses_nothing() {
     assert_eq!(watch.next().await.unwrap().revision, Revision(2));
     assert!(tokio::time::timeout(Duration::from_millis(1), watch.next()).await.is_err());
 }
+
+both!(
+    all_watchers_see_every_change_once_in_order,
+    a_change_tells_what_was_before,
+    a_slow_watcher_misses_nothing,
+    what_is_no_longer_kept_is_said_to_be_gone,
+    giving_up_the_wait_loses_nothing
+);

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::fixture::{Fixture, Report, Server, id, kinds, server, tx};
+use crate::fixture::{Engine, Fixture, Home, Report, Server, id, kinds, server, tx};
 
 async fn refused(path: &std::path::Path) -> nephos_types::Error {
     Sqlite::open(path).await.err().expect("must be refused")
@@ -16,7 +16,7 @@ async fn refused(path: &std::path::Path) -> nephos_types::Error {
 
 #[tokio::test]
 async fn one_process_at_a_time() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new(Engine::Sqlite).await;
     let error = refused(&fixture.path()).await;
     assert_eq!((error.kind, error.code.as_ref()), (ErrorKind::Conflict, "store_locked"));
     assert!(error.detail.contains(&std::process::id().to_string()), "{}", error.detail);
@@ -27,7 +27,8 @@ async fn one_process_at_a_time() {
 
 #[tokio::test]
 async fn a_dropped_store_lets_go_of_its_file() {
-    let Fixture { folder, store } = Fixture::new().await;
+    let Fixture { home, store } = Fixture::new(Engine::Sqlite).await;
+    let Home::Folder(folder) = home else { panic!("not a folder") };
     let path = folder.path().join("store.db");
     store.commit(tx().create(server(1, 0))).await.unwrap();
     drop(store);
@@ -38,10 +39,10 @@ async fn a_dropped_store_lets_go_of_its_file() {
 
 #[tokio::test]
 async fn only_the_owner_may_read_it() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new(Engine::Sqlite).await;
     fixture.store.commit(tx().create(server(1, 0))).await.unwrap();
-    fixture.store.backup(fixture.folder.path().join("copy.db")).await.unwrap();
-    for entry in std::fs::read_dir(fixture.folder.path()).unwrap() {
+    fixture.store.backup(fixture.folder().join("copy.db")).await.unwrap();
+    for entry in std::fs::read_dir(fixture.folder()).unwrap() {
         let entry = entry.unwrap();
         assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", entry.path());
     }
@@ -60,7 +61,7 @@ async fn what_is_not_ours_or_from_the_future_is_refused_and_left_alone() {
     assert_eq!(refused(&foreign).await.code, "not_a_store");
     assert_eq!(std::fs::read(&foreign).unwrap(), before);
 
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new(Engine::Sqlite).await;
     fixture.store.close().await.unwrap();
     Connection::open(fixture.path()).unwrap().pragma_update(None, "user_version", 999).unwrap();
     assert_eq!(refused(&fixture.path()).await.code, "newer_data");
@@ -70,7 +71,7 @@ async fn what_is_not_ours_or_from_the_future_is_refused_and_left_alone() {
 
 #[tokio::test]
 async fn a_kind_that_the_program_lacks_is_named() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new(Engine::Sqlite).await;
     fixture.store.commit(tx().create(server(1, 0))).await.unwrap();
     fixture.store.close().await.unwrap();
     let backend = Sqlite::open(fixture.path()).await.unwrap();
@@ -106,7 +107,7 @@ impl Kind for NewServer {
 
 #[tokio::test]
 async fn older_records_are_migrated_and_newer_ones_refused() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new(Engine::Sqlite).await;
     fixture.store.commit(tx().create(server(1, 7)).create(server(2, 8))).await.unwrap();
     fixture.store.close().await.unwrap();
 
@@ -127,10 +128,10 @@ async fn older_records_are_migrated_and_newer_ones_refused() {
 
 #[tokio::test]
 async fn a_backup_holds_what_was_acknowledged_before() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new(Engine::Sqlite).await;
     let all = (0..50).fold(tx(), |all, n| all.create(server(n, 0)).claim(format!("n/{n}"), id(n)));
     fixture.store.commit(all).await.unwrap();
-    let copy = fixture.folder.path().join("copy.db");
+    let copy = fixture.folder().join("copy.db");
     fixture.store.backup(&copy).await.unwrap();
     let error = fixture.store.backup(&copy).await.unwrap_err();
     assert_eq!(error.code, "backup_exists");
@@ -147,15 +148,15 @@ async fn a_backup_holds_what_was_acknowledged_before() {
 
 #[tokio::test]
 async fn a_restored_store_knows_its_old_watchers_from_new_ones() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new(Engine::Sqlite).await;
     fixture.store.commit(tx().create(server(1, 0))).await.unwrap();
-    let (copy, new) = (fixture.folder.path().join("copy.db"), fixture.folder.path().join("new.db"));
+    let (copy, new) = (fixture.folder().join("copy.db"), fixture.folder().join("new.db"));
     fixture.store.backup(&copy).await.unwrap();
     fixture.store.commit(tx().create(server(2, 0))).await.unwrap();
     let lost = fixture.store.get::<Server>(id(2)).unwrap();
 
     // What a deleted store left behind must not be mistaken for the log of the new one.
-    let stray = fixture.folder.path().join("new.db-wal");
+    let stray = fixture.folder().join("new.db-wal");
     std::fs::write(&stray, "stray").unwrap();
     Sqlite::restore(&copy, &new).await.unwrap();
     assert!(!stray.exists());
@@ -178,9 +179,9 @@ async fn a_restored_store_knows_its_old_watchers_from_new_ones() {
 
 #[tokio::test]
 async fn damage_is_found() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new(Engine::Sqlite).await;
     fixture.store.commit((0..50).fold(tx(), |all, n| all.create(server(n, 0)))).await.unwrap();
-    let copy = fixture.folder.path().join("copy.db");
+    let copy = fixture.folder().join("copy.db");
     fixture.store.backup(&copy).await.unwrap();
     let whole = std::fs::read(&copy).unwrap();
 

@@ -3,11 +3,10 @@
 use nephos_store::{Author, ChangeQuery, Options, Revision, Transaction};
 use nephos_types::RequestId;
 
-use crate::fixture::{Fixture, Server, id, project, server, tx};
+use crate::fixture::{Engine, Fixture, Server, both, id, project, server, tx};
 
-#[tokio::test]
-async fn who_did_what_is_found_by_record_project_and_actor() {
-    let fixture = Fixture::new().await;
+async fn who_did_what_is_found_by_record_project_and_actor(engine: Engine) {
+    let fixture = Fixture::new(engine).await;
     let request = RequestId::new();
     let ann =
         || Transaction::new(Author::new("ann").source("rest 10.0.0.1").operation("server.create").request(request));
@@ -38,10 +37,9 @@ async fn who_did_what_is_found_by_record_project_and_actor() {
     assert_eq!(Author::new("ä".repeat(1000)).actor.chars().count(), 255);
 }
 
-#[tokio::test]
-async fn the_trail_is_kept_as_long_as_configured() {
+async fn the_trail_is_kept_as_long_as_configured(engine: Engine) {
     let options = Options { keep_changes: 10, keep_audit_changes: 2500, ..Options::default() };
-    let fixture = Fixture::with(options).await;
+    let fixture = Fixture::with(engine, options).await;
     for batch in 0..10 {
         let all = (0..500_u64).fold(tx(), |all, n| all.create(server(batch * 500 + n, 0)));
         fixture.store.commit(all).await.unwrap();
@@ -51,3 +49,5 @@ async fn the_trail_is_kept_as_long_as_configured() {
     assert_eq!(oldest.revision, Revision(2501));
     fixture.sound().await;
 }
+
+both!(who_did_what_is_found_by_record_project_and_actor, the_trail_is_kept_as_long_as_configured);

@@ -9,4 +9,5 @@ mod file;
 mod fixture;
 mod log;
 mod model;
+mod postgres;
 mod reading;

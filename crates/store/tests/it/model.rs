@@ -1,11 +1,14 @@
 //! Random transactions, failing ones included, against a model of a few maps; restarts at random.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
-use nephos_store::{Bound, CommitError, Query, Record, Revision};
+use nephos_store::{Bound, CommitError, Query, Record, Revision, Store};
 use proptest::prelude::*;
 
-use crate::fixture::{Fixture, Server, id, project, server, tx};
+use crate::fixture::{Engine, Home, Server, id, kinds, project, server, tx};
 
 /// Few of each, so that transactions meet.
 const IDS: u64 = 6;
@@ -167,8 +170,7 @@ fn predict(model: &Model, steps: &[Step], seen: &BTreeMap<u64, Vec<Record<Server
     Some(after)
 }
 
-fn actual(fixture: &Fixture) -> Model {
-    let store = &fixture.store;
+fn actual(store: &Store) -> Model {
     let records = store.list::<Server>(&Query::all()).items;
     // The indexes say the same as the records.
     for (index, even) in [("even", true), ("odd", false)] {
@@ -194,27 +196,37 @@ impl<I: nephos_types::Id> BitsOf for I {
     }
 }
 
-async fn check(events: Vec<Event>) {
-    let mut fixture = Fixture::new().await;
+/// Each event happens on one of several stores, of which each must see what all did.
+async fn check(engine: Engine, processes: usize, events: Vec<(usize, Event)>) {
+    let home = Home::new(engine);
+    let mut stores = vec![];
+    for _ in 0..processes {
+        stores.push(home.open(kinds()).await.unwrap());
+    }
     let mut model = Model::default();
     let mut seen: BTreeMap<u64, Vec<Record<Server>>> = BTreeMap::new();
-    for event in events {
+    for (number, event) in events {
+        let store = &mut stores[number % processes];
+        let mut asked = true;
         match event {
             Event::Commit(steps) => {
                 let steps = sayable(&steps, &seen);
-                let result = fixture.store.commit(transaction(&steps, &seen)).await;
+                asked = !steps.is_empty();
+                let result = store.commit(transaction(&steps, &seen)).await;
                 match predict(&model, &steps, &seen) {
-                    Some(after) => {
+                    Some(after) if asked => {
                         assert_eq!(result.unwrap().revision, Revision(after.newest), "{steps:?}");
                         model = after;
                     }
+                    Some(_) => drop(result.unwrap()),
                     None => assert!(!matches!(result.unwrap_err(), CommitError::Failed(_)), "{steps:?}"),
                 }
             }
             Event::Together(all) => {
                 let all: Vec<_> = all.iter().map(|steps| sayable(steps, &seen)).collect();
+                asked = all.iter().any(|steps| !steps.is_empty());
                 // Polled in this order, so queued and decided in this order.
-                let commits = all.iter().map(|steps| fixture.store.commit(transaction(steps, &seen)));
+                let commits = all.iter().map(|steps| store.commit(transaction(steps, &seen)));
                 let results = futures_util::future::join_all(commits).await;
                 for (steps, result) in all.iter().zip(results) {
                     let after = predict(&model, steps, &seen);
@@ -222,41 +234,82 @@ async fn check(events: Vec<Event>) {
                     model = after.unwrap_or(model);
                 }
             }
-            Event::Reopen => fixture.reopen().await,
+            Event::Reopen => {
+                store.close().await.unwrap();
+                *store = home.open(kinds()).await.unwrap();
+            }
         }
-        assert_eq!(actual(&fixture), model);
-        for record in fixture.store.list::<Server>(&Query::all()).items {
+        // Whoever was answered, whatever the answer, sees all that happened before it.
+        if asked {
+            assert_eq!(actual(store), model);
+        } else {
+            reaches(store, &model).await;
+        }
+        for record in store.list::<Server>(&Query::all()).items {
             let all = seen.entry(record.id().bits_of()).or_default();
             if all.last() != Some(&*record) {
                 all.push((*record).clone());
             }
         }
     }
-    fixture.reopen().await;
-    assert_eq!(actual(&fixture), model);
-    fixture.sound().await;
-    // The feed from the beginning leads to the same records.
-    let mut watch = fixture.store.watch(Some(Revision::ZERO));
-    let mut replayed = BTreeMap::new();
-    while watch.revision() < fixture.store.revision() {
-        let change = watch.next().await.unwrap();
-        let n = change.id::<Server>().unwrap().bits_of();
-        match change.after::<Server>() {
-            Some(record) => drop(replayed.insert(n, (record.body.size, record.meta.revision.0))),
-            None => drop(replayed.remove(&n)),
+    for store in &stores {
+        reaches(store, &model).await;
+        let report = store.verify().await.unwrap();
+        assert!(report.is_sound(), "{report:#?}");
+        // The feed from the beginning leads to the same records.
+        let mut watch = store.watch(Some(Revision::ZERO));
+        let mut replayed = BTreeMap::new();
+        while watch.revision() < store.revision() {
+            let change = watch.next().await.unwrap();
+            let n = change.id::<Server>().unwrap().bits_of();
+            match change.after::<Server>() {
+                Some(record) => drop(replayed.insert(n, (record.body.size, record.meta.revision.0))),
+                None => drop(replayed.remove(&n)),
+            }
         }
+        assert_eq!(replayed, model.records);
+        // `id` is what the fixture makes of a number.
+        assert!(model.records.keys().all(|n| store.get::<Server>(id(*n)).is_some()));
+        store.close().await.unwrap();
     }
-    assert_eq!(replayed, model.records);
-    // `id` is what the fixture makes of a number.
-    assert!(model.records.keys().all(|n| fixture.store.get::<Server>(id(*n)).is_some()));
+    let again = home.open(kinds()).await.unwrap();
+    assert_eq!(actual(&again), model);
+    again.close().await.unwrap();
+}
+
+/// Waits until a store that was not asked has followed the others.
+async fn reaches(store: &Store, model: &Model) {
+    let begin = Instant::now();
+    while actual(store) != *model {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{:?} {model:?}", actual(store));
+        tokio::task::yield_now().await;
+    }
+}
+
+fn run(engine: Engine, processes: usize, events: Vec<(usize, Event)>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(check(engine, processes, events));
+}
+
+fn events() -> impl Strategy<Value = Vec<(usize, Event)>> {
+    prop::collection::vec((0..6_usize, event()), 1..25)
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_store_does_what_a_few_maps_would(events in prop::collection::vec(event(), 1..25)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(check(events));
+    fn a_store_on_sqlite_does_what_a_few_maps_would(events in events()) {
+        run(Engine::Sqlite, 1, events);
+    }
+
+    #[test]
+    fn a_store_on_postgresql_does_what_a_few_maps_would(events in events()) {
+        run(Engine::Postgres, 1, events);
+    }
+
+    #[test]
+    fn three_stores_on_one_database_do_what_a_few_maps_would(events in events()) {
+        run(Engine::Postgres, 3, events);
     }
 }

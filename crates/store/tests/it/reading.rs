@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use nephos_store::{Query, Revision};
 use nephos_types::{Id, Labels, NodeId, PageRequest};
 
-use crate::fixture::{Fixture, Server, id, project, server, tx};
+use crate::fixture::{Engine, Fixture, Server, both, id, project, server, tx};
 
-#[tokio::test]
-async fn a_write_is_read_at_once_and_after_a_restart() {
-    let mut fixture = Fixture::new().await;
+async fn a_write_is_read_at_once_and_after_a_restart(engine: Engine) {
+    let mut fixture = Fixture::new(engine).await;
     let draft = server(1, 4).project(project(9)).name(Some("web".parse().unwrap()));
     let committed = fixture
         .store
@@ -43,9 +42,8 @@ async fn a_write_is_read_at_once_and_after_a_restart() {
     assert_eq!(fixture.store.verify().await.unwrap().ownerless_claims, [("name/web".to_owned(), id(1).to_string())]);
 }
 
-#[tokio::test]
-async fn queries_combine_project_indexes_and_labels() {
-    let fixture = Fixture::new().await;
+async fn queries_combine_project_indexes_and_labels(engine: Engine) {
+    let fixture = Fixture::new(engine).await;
     let node: NodeId = Id::from_bits(7);
     let mut all = tx();
     for n in 0..60_u64 {
@@ -83,9 +81,8 @@ async fn queries_combine_project_indexes_and_labels() {
     fixture.sound().await;
 }
 
-#[tokio::test]
-async fn pages_stay_stable_while_records_come_and_go() {
-    let fixture = Fixture::new().await;
+async fn pages_stay_stable_while_records_come_and_go(engine: Engine) {
+    let fixture = Fixture::new(engine).await;
     let all = (0..10).fold(tx(), |all, n| all.create(server(n * 10, 0)));
     fixture.store.commit(all).await.unwrap();
     let page = |after: Option<String>| {
@@ -107,9 +104,8 @@ async fn pages_stay_stable_while_records_come_and_go() {
     assert_eq!(Query::all().page::<Server>(&wrong).unwrap_err().kind, nephos_types::ErrorKind::Invalid);
 }
 
-#[tokio::test]
-async fn an_id_prefix_finds_its_records() {
-    let fixture = Fixture::new().await;
+async fn an_id_prefix_finds_its_records(engine: Engine) {
+    let fixture = Fixture::new(engine).await;
     let all = (0..100_u64).fold(tx(), |all, n| all.create(server(n, 0)));
     fixture.store.commit(all).await.unwrap();
     let prefix = &id(32).to_string()[..16];
@@ -119,9 +115,8 @@ async fn an_id_prefix_finds_its_records() {
     assert_eq!(fixture.store.count::<Server>(&Query::all().id_prefix("img-")), 0);
 }
 
-#[tokio::test]
-async fn claims_and_counters_are_listed_by_prefix() {
-    let fixture = Fixture::new().await;
+async fn claims_and_counters_are_listed_by_prefix(engine: Engine) {
+    let fixture = Fixture::new(engine).await;
     let mut all = tx();
     for key in ["a/1", "a/2", "a/3", "b/1"] {
         all = all.claim(key, "me").add(key, 5, nephos_store::Bound::Any);
@@ -132,3 +127,11 @@ async fn claims_and_counters_are_listed_by_prefix() {
     assert_eq!(keys(fixture.store.claims("a/", Some("a/2"), 9)), ["a/3"]);
     assert_eq!(fixture.store.counters("b", None, 9), [("b/1".to_owned(), 5)]);
 }
+
+both!(
+    a_write_is_read_at_once_and_after_a_restart,
+    queries_combine_project_indexes_and_labels,
+    pages_stay_stable_while_records_come_and_go,
+    an_id_prefix_finds_its_records,
+    claims_and_counters_are_listed_by_prefix
+);
