@@ -343,6 +343,9 @@ pub trait Shared: Send + Sync {
     /// `fell_behind` if they are no longer kept.
     fn batches(&self, after: Sequence) -> BoxFuture<'_, Result<Vec<RawBatch>>>;
 
+    /// The newest batch now.
+    fn newest(&self) -> BoxFuture<'_, Result<Sequence>>;
+
     /// Waits until there may be batches after this one; ends now and then without any.
     fn news(&self, after: Sequence) -> BoxFuture<'_, ()>;
 }

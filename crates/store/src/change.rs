@@ -123,6 +123,9 @@ pub struct Change {
     pub project: Option<ProjectId>,
     /// What was done.
     pub action: Action,
+    /// Another process made it, or may have (of a change that is read from disk that is not known). Always so when a
+    /// backend is not shared and the change is read from disk, too: for what must not be missed, not for counting.
+    pub elsewhere: bool,
     pub(crate) before: Option<Snapshot>,
     pub(crate) after: Option<Snapshot>,
 }
@@ -190,6 +193,7 @@ impl Change {
             kind: raw.kind,
             id: raw.id,
             action: raw.action,
+            elsewhere: true,
         })
     }
 }

@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use futures_util::StreamExt;
 use nephos_types::{Error, Result, Timestamp};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval_at},
 };
 
@@ -89,7 +89,7 @@ pub(crate) struct Committer {
     pub(crate) counting: Arc<Counting>,
     pub(crate) options: Options,
     /// The newest batch that is in the image; always 0 when nobody else writes.
-    pub(crate) seen: Sequence,
+    pub(crate) seen: watch::Sender<Sequence>,
     /// Why the image can no longer follow the other processes.
     pub(crate) broken: Option<Error>,
 }
@@ -155,10 +155,14 @@ impl Committer {
         }
     }
 
+    fn seen(&self) -> Sequence {
+        *self.seen.borrow()
+    }
+
     /// Waits until other processes may have written something.
     async fn news(&self) {
         match self.backend.shared() {
-            Some(shared) if self.broken.is_none() => shared.news(self.seen).await,
+            Some(shared) if self.broken.is_none() => shared.news(self.seen()).await,
             _ => std::future::pending().await,
         }
     }
@@ -167,8 +171,8 @@ impl Committer {
     async fn follow(&mut self, until: Option<Sequence>) -> Result<()> {
         let backend = self.backend.clone();
         let Some(shared) = backend.shared() else { return Ok(()) };
-        while until.is_none_or(|until| self.seen < until) {
-            let batches = match shared.batches(self.seen).await {
+        while until.is_none_or(|until| self.seen() < until) {
+            let batches = match shared.batches(self.seen()).await {
                 Ok(batches) if batches.is_empty() && until.is_none() => return Ok(()),
                 Ok(batches) if batches.is_empty() => return Err(self.give_up(follow::fell_behind())),
                 Ok(batches) => batches,
@@ -188,11 +192,12 @@ impl Committer {
                     break;
                 }
                 let sequence = batch.sequence;
-                if sequence != self.seen.next() {
+                if sequence != self.seen().next() {
                     return Err(self.give_up(follow::fell_behind()));
                 }
                 follow::show(&self.image, &self.feed, batch).map_err(|error| self.give_up(error))?;
-                self.seen = sequence;
+                self.counting.followed();
+                self.seen.send_replace(sequence);
             }
         }
         Ok(())
@@ -229,7 +234,9 @@ impl Committer {
                     }
                 }
                 self.show(accepted);
-                self.seen = applied.sequence.unwrap_or(self.seen);
+                if let Some(own) = applied.sequence {
+                    self.seen.send_replace(own);
+                }
             }
             Ok(_) => {
                 self.counting.batch(0, 0, batch.len());
@@ -285,6 +292,7 @@ impl Committer {
                     id: write.id.clone(),
                     project: write.project.as_ref().and_then(|project| project.parse().ok()),
                     action: write.action,
+                    elsewhere: false,
                     before: before.filter(|_| write.audited).map(Snapshot::Typed),
                     after: after.map(Snapshot::Typed),
                 };

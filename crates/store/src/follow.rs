@@ -1,12 +1,20 @@
 //! Following other processes on a shared backend: bringing into the image and the feed what a batch of theirs did.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use nephos_types::{Error, ErrorKind, Result};
+use tokio::sync::{Mutex, watch};
 
 use crate::{
-    backend::RawBatch,
+    backend::{RawBatch, Sequence, Shared},
     change::{Change, Snapshot},
+    error::closed,
     image::Image,
     table::{Outcome, Pending},
     watch::Feed,
@@ -50,6 +58,7 @@ pub(crate) fn show(image: &Image, feed: &Feed, batch: RawBatch) -> Result<()> {
             id: raw.id,
             project,
             action: raw.action,
+            elsewhere: true,
             before: before.filter(|_| audited).map(Snapshot::Typed),
             after: after.map(Snapshot::Typed),
         };
@@ -57,6 +66,35 @@ pub(crate) fn show(image: &Image, feed: &Feed, batch: RawBatch) -> Result<()> {
     }
     feed.publish(changes);
     Ok(())
+}
+
+/// How far the image has followed the other processes.
+pub(crate) struct Followed {
+    seen: watch::Receiver<Sequence>,
+    /// The answer to the latest question, by the number of the question.
+    asking: Mutex<(u64, Sequence)>,
+    asked: AtomicU64,
+}
+
+impl Followed {
+    pub(crate) fn new(seen: watch::Receiver<Sequence>) -> Self {
+        Self { seen, asking: Mutex::default(), asked: AtomicU64::new(0) }
+    }
+
+    /// Waits until the image has what was committed when this was called.
+    pub(crate) async fn catch_up(&self, shared: &dyn Shared) -> Result<()> {
+        // A question that was put after this call began answers it, too, whoever put it.
+        let mine = self.asked.load(Ordering::Acquire) + 1;
+        let newest = {
+            let mut answered = self.asking.lock().await;
+            if answered.0 < mine {
+                let question = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
+                *answered = (question, shared.newest().await?);
+            }
+            answered.1
+        };
+        self.seen.clone().wait_for(|seen| *seen >= newest).await.map(drop).map_err(|_| closed())
+    }
 }
 
 fn unknown(kind: &str) -> Error {

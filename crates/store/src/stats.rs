@@ -13,6 +13,8 @@ pub struct Stats {
     pub failed: u64,
     /// Batches that were handed to the backend; `committed / batches` is how many shared one flush.
     pub batches: u64,
+    /// Batches of other processes that were brought into memory.
+    pub followed: u64,
     /// Transactions that wait now.
     pub waiting: u64,
 }
@@ -24,9 +26,14 @@ pub(crate) struct Counting {
     refused: AtomicU64,
     failed: AtomicU64,
     batches: AtomicU64,
+    followed: AtomicU64,
 }
 
 impl Counting {
+    pub(crate) fn followed(&self) {
+        self.followed.fetch_add(1, Ordering::Release);
+    }
+
     pub(crate) fn batch(&self, committed: usize, refused: usize, failed: usize) {
         for (counter, by) in
             [(&self.batches, 1), (&self.committed, committed), (&self.refused, refused), (&self.failed, failed)]
@@ -42,6 +49,7 @@ impl Counting {
             refused: read(&self.refused),
             failed: read(&self.failed),
             batches: read(&self.batches),
+            followed: self.followed.load(Ordering::Acquire),
             waiting: waiting as u64,
         }
     }

@@ -4,13 +4,14 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::TryStreamExt;
 use nephos_types::{Error, ErrorKind, Page, Result};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     Backend, Change, ChangeQuery, CommitError, Committed, Kind, Kinds, Query, Report, Revision, Transaction, Watch,
     backend::{Loaded, RawAdd, RawClaim, Sequence},
     commit::{Committer, Message, Waiting},
     error::closed,
+    follow::Followed,
     image::Image,
     record::Record,
     stats::{Counting, Stats},
@@ -54,6 +55,7 @@ pub struct Store {
     backend: Arc<dyn Backend>,
     queue: mpsc::Sender<Message>,
     counting: Arc<Counting>,
+    followed: Option<Arc<Followed>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -94,11 +96,12 @@ impl Store {
             feed: feed.clone(),
             counting: counting.clone(),
             options,
-            seen,
+            seen: watch::Sender::new(seen),
             broken: None,
         };
+        let followed = backend.shared().map(|_| Arc::new(Followed::new(committer.seen.subscribe())));
         tokio::spawn(committer.run(waiting));
-        Ok(Self { image, feed, backend, queue, counting })
+        Ok(Self { image, feed, backend, queue, counting, followed })
     }
 
     /// The record with this id.
@@ -154,6 +157,26 @@ impl Store {
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.feed.newest()
+    }
+
+    /// Waits until memory has everything that any process had committed when this was called, so that whoever was told
+    /// of a change elsewhere finds it here. Callers share a round trip to the server; without other processes it costs
+    /// nothing.
+    ///
+    /// # Errors
+    /// If that cannot be found out now; what is in memory may then be a little old.
+    pub async fn catch_up(&self) -> Result<()> {
+        match (&self.followed, self.backend.shared()) {
+            (Some(followed), Some(shared)) => followed.catch_up(shared).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// How many batches of other processes have been brought into memory: whatever was derived from memory before this
+    /// number changed may be old. Stays 0 without other processes.
+    #[must_use]
+    pub fn followed(&self) -> u64 {
+        self.counting.now(0).followed
     }
 
     /// What was committed so far, and what waits.

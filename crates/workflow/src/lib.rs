@@ -30,7 +30,7 @@ pub mod testing;
 pub use clock::{Clock, SystemClock};
 pub use context::{ChildStart, StepContext};
 pub use definition::{AnyCall, Builder, Definition, Direction, Slot, StepBuilder, StepFunction};
-pub use engine::{Config, Engine, Recovered};
+pub use engine::{Config, Engine, Holders, Recovered};
 pub use journal::{Journal, Revision, SaveError, Stored};
 pub use observe::{Event, Observer, Point};
 pub use outcome::{Done, Failure, Keys};

@@ -132,6 +132,10 @@ impl Shared for Postgres {
         Box::pin(self.readers.batches(after))
     }
 
+    fn newest(&self) -> BoxFuture<'_, Result<Sequence>> {
+        Box::pin(self.readers.newest())
+    }
+
     fn news(&self, after: Sequence) -> BoxFuture<'_, ()> {
         Box::pin(self.listener.news(after))
     }

@@ -12,7 +12,7 @@ use std::{
 use futures_util::{StreamExt, TryStreamExt, join, stream};
 use nephos_types::{Result, Timestamp};
 use tokio::sync::{Semaphore, mpsc};
-use tokio_postgres::{Client, Row, types::ToSql};
+use tokio_postgres::{Client, Row, SimpleQueryMessage, types::ToSql};
 
 use super::{
     connection::{failed, is_passing},
@@ -122,9 +122,25 @@ impl Readers {
         assemble(after, batches, changes)
     }
 
+    pub(super) async fn newest(&self) -> Result<Sequence> {
+        self.run("The database cannot be read", |client| Box::pin(newest(client))).await
+    }
+
     pub(super) async fn check(&self) -> Result<Vec<String>> {
         self.run("The database cannot be checked", |client| Box::pin(super::check::problems(client))).await
     }
+}
+
+async fn newest(client: &Client) -> Result<Sequence, Failure> {
+    // Not prepared: that would be a round trip more.
+    for message in client.simple_query("SELECT sequence FROM position").await? {
+        if let SimpleQueryMessage::Row(row) = message
+            && let Some(number) = row.try_get(0)?.and_then(|text| text.parse().ok())
+        {
+            return Ok(Sequence(number));
+        }
+    }
+    Ok(Sequence::default())
 }
 
 /// Rows of `batch` after one, and the changes in them.

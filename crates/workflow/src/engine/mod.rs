@@ -3,6 +3,7 @@
 //! Invariants: one task at most drives a run; what a step did counts only once it is saved; whoever has lost the run's
 //! lease cannot save. Must not know: what steps do, or how runs are stored.
 
+mod afar;
 mod cell;
 mod drive;
 mod link;
@@ -34,8 +35,15 @@ use crate::{
 
 pub(crate) use link::derived_id;
 
+/// Who knows which engines on the same journal are at work.
+pub trait Holders: Send + Sync + 'static {
+    /// Whether the engine of this name may still be at work. A wrong `false` costs work done twice in vain, never a
+    /// wrong result: whoever has lost a lease cannot save.
+    fn may_live(&self, holder: &str) -> bool;
+}
+
 /// How an engine works.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// The engine's name in leases. Unique among the engines on one journal, and for each start of the process.
     pub name: Arc<str>,
@@ -43,6 +51,8 @@ pub struct Config {
     pub exclusive: bool,
     /// How long others leave a run alone after its holder was last heard of.
     pub lease: Duration,
+    /// Who knows sooner than by its leases that a holder is gone.
+    pub holders: Option<Arc<dyn Holders>>,
     /// How many runs execute at once; others queue.
     pub max_executing: usize,
     /// How long a call may go on after a request to cancel.
@@ -59,6 +69,7 @@ impl Default for Config {
             name: format!("engine-{}", WorkflowId::new()).into(),
             exclusive: true,
             lease: Duration::from_secs(30),
+            holders: None,
             max_executing: 256,
             cancel_grace: Duration::from_secs(10),
             stop_grace: Duration::from_secs(7),
@@ -106,6 +117,8 @@ pub(crate) struct Inner<J: Journal> {
     definitions: RwLock<HashMap<Arc<str>, Vec<Arc<Definition<J::Effects>>>>>,
     observers: RwLock<Vec<Arc<dyn Observer>>>,
     registry: Mutex<Registry<Cell<J::Effects>>>,
+    /// Those who look at runs that other engines hold.
+    afar: Mutex<HashMap<WorkflowId, watch::Sender<Arc<Run>>>>,
     timers_changed: Notify,
     schedules_changed: Notify,
     task_ended: Notify,
@@ -130,6 +143,7 @@ impl<J: Journal> Engine<J> {
             clock,
             definitions: RwLock::default(),
             observers: RwLock::default(),
+            afar: Mutex::default(),
             timers_changed: Notify::new(),
             schedules_changed: Notify::new(),
             task_ended: Notify::new(),
@@ -260,7 +274,8 @@ impl<J: Journal> Engine<J> {
         Ok(())
     }
 
-    /// Shows a run now and whenever it changes in this engine. The channel closes when the run has settled.
+    /// Shows a run now and whenever it changes. The channel closes when the run has settled. Changes of runs that
+    /// another engine holds are seen if [`Engine::noticed`] is told of them.
     ///
     /// # Errors
     /// If there is no such run, or storage is unavailable.
@@ -271,9 +286,12 @@ impl<J: Journal> Engine<J> {
         }
         let Some(stored) = inner.journal.get(id).await? else { return Err(Error::not_found("workflow", id)) };
         if !stored.run.state.is_settled() {
-            inner.adopt(stored.clone()).await?;
+            let adopted = inner.adopt(stored.clone()).await?;
             if let Some(cell) = inner.registry().get(id) {
                 return Ok(cell.watchers.subscribe());
+            }
+            if adopted == Adopted::Held {
+                return inner.watch_from_afar(stored.run).await;
             }
         }
         Ok(watch::Sender::new(stored.run).subscribe())
@@ -377,6 +395,11 @@ impl<J: Journal> Inner<J> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a lease keeps others away from its run.
+    fn holds(&self, lease: &Lease, now: nephos_types::Timestamp) -> bool {
+        lease.until > now && self.config.holders.as_ref().is_none_or(|holders| holders.may_live(&lease.holder))
+    }
+
     fn lease(&self, fence: u64) -> Lease {
         let until = self.clock.now().plus(self.config.lease);
         Lease { holder: Arc::clone(&self.config.name), until, fence }
@@ -449,7 +472,7 @@ impl<J: Journal> Inner<J> {
         }
         let lease = stored.run.lease.as_ref();
         let own = lease.is_some_and(|lease| lease.holder == self.config.name);
-        if !own && !self.config.exclusive && lease.is_some_and(|lease| lease.until > now) {
+        if !own && !self.config.exclusive && lease.is_some_and(|lease| self.holds(lease, now)) {
             return Ok(Adopted::Held);
         }
         let Some(definition) = self.definition_for(&stored.run) else {

@@ -5,4 +5,5 @@
 mod engine;
 mod faults;
 mod lifecycle;
+mod together;
 mod world;
