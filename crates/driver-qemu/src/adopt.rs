@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use nephos_types::ServerId;
 
 use crate::{
+    copy,
     folder::{self, Folder, Life, Record},
     guest::Guest,
     host::Host,
@@ -16,18 +17,23 @@ use crate::{
 impl Host {
     pub(crate) async fn adopt_all(&self) -> io::Result<()> {
         let ids = folder::sweep(&self.folder)?;
-        join_all(ids.into_iter().map(|id| self.adopt(id))).await;
+        let working = Identity::working_below(&self.folder.canonicalize()?)?;
+        let adopting = ids.into_iter().map(|id| {
+            let folder = Folder::new(&self.folder, id);
+            let here = folder.run_path().ok().and_then(|run| working.get(&run));
+            self.adopt(id, folder, here.map_or(&[], Vec::as_slice))
+        });
+        join_all(adopting).await;
         Ok(())
     }
 
     /// Takes hold of a guest that is on disk, whatever an earlier agent was doing with it when it ended.
-    async fn adopt(&self, id: ServerId) {
-        let folder = Folder::new(&self.folder, id);
+    async fn adopt(&self, id: ServerId, folder: Folder, working: &[Identity]) {
         let spec = folder.spec().unwrap_or_else(|error| {
             tracing::error!(%id, %error, "a server's definition cannot be read; it must be defined again");
             None
         });
-        let (record, process) = match find_process(&folder) {
+        let (record, process) = match find_process(&folder, working) {
             Ok(found) => found,
             Err(error) => {
                 let reason = format!("its record cannot be read: {error}");
@@ -38,6 +44,7 @@ impl Host {
                 return;
             }
         };
+        end_others(id, working, process.as_ref()).await;
         if spec.is_none() && process.is_none() && !folder.has_spec() {
             // Its making was interrupted before it existed.
             if let Err(error) = folder.remove() {
@@ -48,15 +55,26 @@ impl Host {
         if let Err(error) = folder.write_record(&record) {
             tracing::warn!(%id, %error, "a server's record cannot be written");
         }
+        if let Some(spec) = &spec
+            && let Err(error) = folder.keep_only_disk(spec.disk.incarnation)
+        {
+            tracing::warn!(%id, %error, "a disk that was thrown away is still there");
+        }
         let guest = Arc::new(Guest::new(id, folder, spec, record));
         if let Some(process) = process {
             let (machine, events) = Machine::adopted(id, guest.folder.clone(), process).await;
-            if machine.has_not_begun().await && machine.process().kill().is_ok() {
+            let status = machine.status().await;
+            // Its start was interrupted before the first instruction.
+            if status == "prelaunch" && machine.process().kill().is_ok() {
                 machine.process().ended().await;
                 if let Err(error) = guest.set(|record| *record = Record::off(None)) {
                     tracing::warn!(%id, %error, "a server's record cannot be written");
                 }
             } else {
+                if let Ok(qmp) = machine.qmp() {
+                    copy::clear(qmp).await;
+                }
+                guest.now().paused = status == "paused";
                 self.watch(&guest, Arc::new(machine), events);
                 tracing::info!(%id, "adopted a running server");
             }
@@ -65,8 +83,24 @@ impl Host {
     }
 }
 
-/// What runs a guest now, according to its record and to the machine's processes.
-fn find_process(folder: &Folder) -> io::Result<(Record, Option<Process>)> {
+/// Ends what works in a guest's folder besides the guest, or instead of it: what an earlier agent has left of its work.
+async fn end_others(id: ServerId, working: &[Identity], guest: Option<&Process>) {
+    for identity in working.iter().filter(|identity| guest.is_none_or(|guest| guest.identity() != *identity)) {
+        match Process::open(identity) {
+            Ok(Some(process)) => {
+                tracing::info!(%id, pid = identity.pid, "ending a process that an earlier agent has left");
+                if process.kill().is_ok() {
+                    process.ended().await;
+                }
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%id, %error, "a process that an earlier agent has left cannot be ended"),
+        }
+    }
+}
+
+/// What runs a guest now, according to its record and to the processes that work in its folder.
+fn find_process(folder: &Folder, working: &[Identity]) -> io::Result<(Record, Option<Process>)> {
     let record = match folder.record() {
         Ok(record) => record.unwrap_or_else(|| Record::off(None)),
         // Damaged by a power loss; what runs can be found without it.
@@ -88,9 +122,7 @@ fn find_process(folder: &Folder) -> io::Result<(Record, Option<Process>)> {
             None => (crash("the machine restarted"), None),
         },
         Life::Starting => {
-            let run = folder.run_path()?;
-            let found = Identity::working_in(&run)?;
-            let process = match found.first() {
+            let process = match working.first() {
                 Some(identity) => Process::open(identity)?,
                 None => None,
             };

@@ -7,16 +7,19 @@
 use std::os::fd::RawFd;
 
 use nephos_driver::{Accelerator, DiskFormat, GuestSpec, Interface, Protocol};
-use nephos_types::MIB;
+use nephos_types::{MIB, ServerId};
 use serde_json::{Value, json};
 
-use crate::folder::{AGENT_SOCKET, CONSOLE_LOG, CONSOLE_SOCKET, DISK, QMP_SOCKET};
+use crate::folder::{AGENT_SOCKET, CONSOLE_LOG, CONSOLE_SOCKET, COPY_SOCKET, QMP_SOCKET, disk_file};
 
 /// The block node of the root disk, for QMP.
 pub(crate) const DISK_NODE: &str = "disk0";
 
 /// PCI ports that are free at the start, so that devices can be plugged in while the guest runs.
 const SPARE_PORTS: u8 = 4;
+
+/// System calls that a QEMU needs none of.
+const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
 /// What a start needs besides the definition.
 pub(crate) struct Launch<'a> {
@@ -54,7 +57,7 @@ pub(crate) fn arguments(launch: &Launch<'_>) -> Vec<String> {
     }
     line.option("-smp", &spec.vcpus.to_string());
     line.option("-m", &format!("size={}M", spec.memory.0 / MIB));
-    line.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    line.option("-sandbox", SANDBOX);
     // A guest that has switched itself off stays until it has been noticed, so that it can be told from a crash.
     line.option("-action", "shutdown=pause");
     if launch.paused {
@@ -72,7 +75,6 @@ pub(crate) fn arguments(launch: &Launch<'_>) -> Vec<String> {
     for (place, interface) in spec.interfaces.iter().enumerate() {
         network(&mut line, place, interface);
     }
-    let socket = |id: &str, path: &str| format!("socket,id={id},path={path},server=on,wait=off");
     line.option("-chardev", &format!("{},logfile={CONSOLE_LOG},logappend=on", socket("console0", CONSOLE_SOCKET)));
     line.option("-serial", "chardev:console0");
     line.device(json!({ "driver": "virtio-serial-pci" }));
@@ -83,35 +85,66 @@ pub(crate) fn arguments(launch: &Launch<'_>) -> Vec<String> {
     line.0
 }
 
-fn disk(line: &mut Line, launch: &Launch<'_>) {
-    let inherited = |line: &mut Line, set: u8, fd: RawFd| {
-        line.option("-add-fd", &format!("fd={fd},set={set}"));
-        json!({ "driver": "file", "filename": format!("/dev/fdset/{set}") })
-    };
-    let base = launch.base.map(|(fd, format)| (inherited(line, 1, fd), format));
+/// The arguments of a QEMU without a machine, which only reads a root disk.
+pub(crate) fn disk_reader(id: ServerId, incarnation: u64, base: Option<(RawFd, DiskFormat)>) -> Vec<String> {
+    let mut line = Line::default();
+    line.option("-name", &id.to_string());
+    line.flag("-no-user-config");
+    line.flag("-nodefaults");
+    line.option("-display", "none");
+    line.option("-machine", "none");
+    line.option("-accel", "tcg,tb-size=1");
+    line.option("-sandbox", SANDBOX);
+    let (mut disk, _) = root_disk(&mut line, incarnation, base);
+    disk["read-only"] = true.into();
+    line.blockdev(disk);
+    line.option("-chardev", &socket("qmp0", COPY_SOCKET));
+    line.option("-mon", "chardev=qmp0,mode=control");
+    line.0
+}
+
+fn socket(id: &str, path: &str) -> String {
+    format!("socket,id={id},path={path},server=on,wait=off")
+}
+
+/// A file that QEMU inherits.
+fn inherited(line: &mut Line, set: u8, fd: RawFd) -> Value {
+    line.option("-add-fd", &format!("fd={fd},set={set}"));
+    json!({ "driver": "file", "filename": format!("/dev/fdset/{set}") })
+}
+
+/// The block node of a root disk, and the file of the CD that it was made together with.
+fn root_disk(line: &mut Line, incarnation: u64, base: Option<(RawFd, DiskFormat)>) -> (Value, Option<Value>) {
     let mut overlay = json!({
         "node-name": DISK_NODE,
         "driver": "qcow2",
-        "file": { "driver": "file", "filename": DISK, "aio": "threads" },
+        "file": { "driver": "file", "filename": disk_file(incarnation), "aio": "threads" },
         "discard": "unmap",
         // Never what the overlay's own header names: QEMU opens what it is given and nothing else.
         "backing": Value::Null,
     });
-    match base {
+    let mut cd = None;
+    match base.map(|(fd, format)| (inherited(line, 1, fd), format)) {
         Some((file, DiskFormat::Qcow2)) => {
             overlay["backing"] = json!({ "driver": "qcow2", "read-only": true, "file": file, "backing": Value::Null });
         }
         Some((file, DiskFormat::Raw)) => {
             overlay["backing"] = json!({ "driver": "raw", "read-only": true, "file": file });
         }
-        Some((file, DiskFormat::Iso)) => {
-            line.blockdev(json!({ "node-name": "cd0", "driver": "raw", "read-only": true, "file": file }));
-            line.device(json!({ "driver": "ide-cd", "drive": "cd0", "bootindex": 2 }));
-        }
+        Some((file, DiskFormat::Iso)) => cd = Some(file),
         // Refused when the guest was defined.
         Some((_, DiskFormat::Tar | DiskFormat::Oci)) | None => {}
     }
-    line.blockdev(overlay);
+    (overlay, cd)
+}
+
+fn disk(line: &mut Line, launch: &Launch<'_>) {
+    let (root, cd) = root_disk(line, launch.spec.disk.incarnation, launch.base);
+    if let Some(file) = cd {
+        line.blockdev(json!({ "node-name": "cd0", "driver": "raw", "read-only": true, "file": file }));
+        line.device(json!({ "driver": "ide-cd", "drive": "cd0", "bootindex": 2 }));
+    }
+    line.blockdev(root);
     line.device(json!({ "driver": "virtio-blk-pci", "drive": DISK_NODE, "bootindex": 1 }));
     if let Some(fd) = launch.config_drive {
         let file = inherited(line, 2, fd);
@@ -163,7 +196,7 @@ mod tests {
     use std::path::PathBuf;
 
     use nephos_driver::{Boot, ConfigFile, Disk, Firmware, PortForward};
-    use nephos_types::{Bytes, Id, ServerId};
+    use nephos_types::{Bytes, Id};
     use proptest::prelude::*;
 
     use super::*;

@@ -33,7 +33,7 @@ impl Host {
         let folder = Folder::new(&self.folder, spec.id);
         let Some(guest) = existing else {
             let record = Record::off(None);
-            let made = self.make(&folder, spec, size, Some(record.clone())).await;
+            let made = self.make(&folder, spec, size, false, Some(record.clone())).await;
             if made.is_err() {
                 let _ = blocking(move || folder.remove().map_err(unwritable)).await;
                 return made;
@@ -44,36 +44,58 @@ impl Host {
         };
         let _work = guest.work.clone().lock_owned().await;
         let before = guest.now().spec.clone();
-        if before.as_deref() == Some(spec) && folder.has_disk() {
+        let incarnation = spec.disk.incarnation;
+        if before.as_deref() == Some(spec) && folder.has_disk(incarnation) {
             return Ok(());
         }
-        if let Some(before) = &before {
+        let another_disk = before.as_ref().is_some_and(|before| before.disk.incarnation != incarnation);
+        if another_disk {
+            guest.must_be_off()?;
+        } else {
             let base = |spec: &GuestSpec| {
                 spec.disk.base.as_ref().and_then(|(path, _)| path.file_name().map(Path::new).map(PathBuf::from))
             };
-            if before.disk.incarnation != spec.disk.incarnation {
-                guest.must_be_off()?;
-                folder.remove_disk().map_err(unwritable)?;
-            } else if base(before) != base(spec) {
+            if before.is_some_and(|before| base(&before) != base(spec)) {
                 return Err(Error::conflict("disk_in_use", "The server's disk is made from another image")
                     .detail("what is written on it only makes sense together with that image")
                     .next("delete the server and create it again", None));
             }
+            let current = disk::current_size(&folder, incarnation).map_err(unwritable)?;
+            if current.is_some_and(|current| current > size) {
+                return Err(Error::conflict("disk_cannot_shrink", "The server's disk is larger already")
+                    .detail(format!("it cannot be made {size} without losing what is on it")));
+            }
+            if let Some(machine) = guest.machine()
+                && current.is_some_and(|current| current < size)
+            {
+                // Before it is written down: a definition that is there already is not looked at again.
+                machine
+                    .grow_disk(size)
+                    .await
+                    .map_err(|error| Error::internal("The running server's disk could not be made larger", error))?;
+            }
         }
-        if disk::current_size(&folder).map_err(unwritable)?.is_some_and(|current| current > size) {
-            return Err(Error::conflict("disk_cannot_shrink", "The server's disk is larger already")
-                .detail(format!("it cannot be made {size} without losing what is on it")));
-        }
-        self.make(&folder, spec, size, None).await?;
+        // The new disk is whole before the definition names it, and the old one stays until then.
+        self.make(&folder, spec, size, another_disk, None).await?;
         guest.now().spec = Some(Arc::new(spec.clone()));
+        if let Err(error) = folder.keep_only_disk(incarnation) {
+            tracing::warn!(id = %spec.id, %error, "a disk that was thrown away is still there");
+        }
         Ok(())
     }
 
-    /// Makes what is not there yet, and writes the definition, last.
-    async fn make(&self, folder: &Folder, spec: &GuestSpec, size: Bytes, fresh: Option<Record>) -> Result<(), Error> {
+    /// Makes what is not there yet, the disk also if something is in its place, and writes the definition, last.
+    async fn make(
+        &self,
+        folder: &Folder,
+        spec: &GuestSpec,
+        size: Bytes,
+        another_disk: bool,
+        fresh: Option<Record>,
+    ) -> Result<(), Error> {
         let owner = self.users.owner(spec.id);
         folder.create(owner).map_err(unwritable)?;
-        if !folder.has_disk() {
+        if another_disk || !folder.has_disk(spec.disk.incarnation) {
             let rights = self.users.rights(spec.id, &Accelerator::None);
             let run = folder.open_run().map_err(unwritable)?;
             disk::create(&self.config.qemu_img, run.as_fd(), &rights, &spec.disk, size).await?;

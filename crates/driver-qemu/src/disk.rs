@@ -17,7 +17,7 @@ use nephos_types::{Bytes, Error, ErrorKind};
 use tokio::time::timeout;
 
 use crate::{
-    folder::{DISK, Folder},
+    folder::{Folder, disk_file},
     process::{Launch, Limits, Process, Rights},
 };
 
@@ -81,12 +81,22 @@ impl Header {
     }
 }
 
-/// The size that the guest's disk has now; `None` if it has none yet.
-pub(crate) fn current_size(folder: &Folder) -> io::Result<Option<Bytes>> {
-    let Some(file) = folder.open_in_run(DISK, false)? else { return Ok(None) };
+/// The size that the guest's disk of this incarnation has now; `None` if there is none yet.
+pub(crate) fn current_size(folder: &Folder, incarnation: u64) -> io::Result<Option<Bytes>> {
+    let Some(file) = folder.open_in_run(&disk_file(incarnation), false)? else { return Ok(None) };
     let mut header = vec![];
     file.take(104).read_to_end(&mut header)?;
     Ok(Header::parse(&header).map(|header| header.size))
+}
+
+/// Opens the image that a disk is made from.
+pub(crate) fn open_base(disk: &Disk) -> Result<Option<(File, DiskFormat)>, Error> {
+    let Some((path, format)) = &disk.base else { return Ok(None) };
+    let file = File::open(path).map_err(|error| {
+        Error::new(ErrorKind::Internal, "base_image_unreadable", "The base image cannot be read")
+            .detail(format!("{}: {error}", path.display()))
+    })?;
+    Ok(Some((file, *format)))
 }
 
 /// The size that the guest's disk should have.
@@ -107,7 +117,7 @@ pub(crate) fn wanted_size(disk: &Disk) -> Result<Bytes, Error> {
     Ok(disk.size)
 }
 
-/// Makes the guest's disk.
+/// Makes the guest's disk, in the place of one of the same incarnation.
 pub(crate) async fn create(
     qemu_img: &Path,
     run: BorrowedFd<'_>,
@@ -129,7 +139,7 @@ pub(crate) async fn create(
     // Made under another name and renamed when complete, so that a disk is never half made.
     arguments.extend([DISK_BEING_MADE.to_owned(), size.0.to_string()]);
     run_helper(qemu_img, &arguments, run, rights).await?;
-    rustix::fs::renameat(run, DISK_BEING_MADE, run, DISK)
+    rustix::fs::renameat(run, DISK_BEING_MADE, run, disk_file(disk.incarnation))
         .map_err(|error| Error::internal("The disk could not be put in place", io::Error::from(error)))
 }
 

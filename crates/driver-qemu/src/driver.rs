@@ -10,11 +10,11 @@ use std::{
 
 use futures_util::{Stream, future::BoxFuture, stream};
 use nephos_driver::{
-    Accelerator, Capabilities, ComputeDriver, Console, DiskFormat, GuestEvent, GuestSpec, Presence, StopMode, Usage,
-    refusal,
+    Accelerator, Capabilities, ComputeDriver, Console, DiskFormat, Feature, GuestEvent, GuestSpec, Presence, Snapshot,
+    SnapshotRequest, StopMode, Usage, refusal,
 };
 use nephos_types::{Error, ErrorKind, ServerId};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::{
     config::{Acceleration, Config},
@@ -105,7 +105,7 @@ impl ComputeDriver for QemuDriver {
             disk_formats: vec![DiskFormat::Qcow2, DiskFormat::Raw, DiskFormat::Iso],
             console: true,
             soft_stop: true,
-            features: [].into(),
+            features: [Feature::Pause, Feature::Snapshot, Feature::GrowLive].into(),
         }
     }
 
@@ -151,6 +151,29 @@ impl ComputeDriver for QemuDriver {
             finish(async move {
                 let _work = work;
                 host.reboot(&guest, mode).await
+            })
+            .await
+        })
+    }
+
+    fn pause(&self, id: ServerId) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            let guest = self.host.guest(id).ok_or_else(|| refusal::unknown_guest(id))?;
+            let _work = guest.work.lock().await;
+            self.host.pause(&guest).await
+        })
+    }
+
+    fn snapshot<'a>(&'a self, id: ServerId, request: &'a SnapshotRequest) -> BoxFuture<'a, Result<Snapshot, Error>> {
+        Box::pin(async move {
+            let guest = self.host.guest(id).ok_or_else(|| refusal::unknown_guest(id))?;
+            let work = guest.work.clone().lock_owned().await;
+            let (host, request) = (self.host.clone(), request.clone());
+            // When this call is dropped, so is the sender, and the task puts everything in order by itself.
+            let (_waiting, given_up) = oneshot::channel();
+            finish(async move {
+                let _work = work;
+                host.snapshot(&guest, request, given_up).await
             })
             .await
         })

@@ -7,7 +7,7 @@
 //!     config.img          its configuration drive, opened by the agent and inherited
 //!     errors.log          what QEMU wrote to its standard error
 //!     run/                QEMU's working folder, owned by the guest's user
-//!         disk.qcow2  console.log  console.sock  qmp.sock  agent.sock
+//!         disk.qcow2 (disk-1.qcow2, …)  console.log  console.sock  qmp.sock  agent.sock
 //! ```
 //!
 //! Invariants: `spec.json` and `record.json` are replaced as a whole or not at all. What lies in `run/` may have been
@@ -32,8 +32,17 @@ use tokio::net::UnixStream;
 
 use crate::process::Identity;
 
-/// The root disk, in `run/`.
-pub(crate) const DISK: &str = "disk.qcow2";
+/// A root disk, in `run/`: each incarnation has a file of its own, so that there is always one whole disk that fits the
+/// definition.
+pub(crate) fn disk_file(incarnation: u64) -> String {
+    match incarnation {
+        0 => "disk.qcow2".to_owned(),
+        number => format!("disk-{number}.qcow2"),
+    }
+}
+
+/// Where another process than the guest's own listens, in `run/`.
+pub(crate) const COPY_SOCKET: &str = "copy.sock";
 /// What the guest wrote to its serial console, in `run/`.
 pub(crate) const CONSOLE_LOG: &str = "console.log";
 /// The serial console, in `run/`.
@@ -136,16 +145,25 @@ impl Folder {
         self.path.join(SPEC).exists()
     }
 
-    pub(crate) fn has_disk(&self) -> bool {
-        matches!(self.open_in_run(DISK, false), Ok(Some(_)))
+    pub(crate) fn has_disk(&self, incarnation: u64) -> bool {
+        matches!(self.open_in_run(&disk_file(incarnation), false), Ok(Some(_)))
     }
 
-    /// Throws the disk away.
-    pub(crate) fn remove_disk(&self) -> io::Result<()> {
-        match rustix::fs::unlinkat(self.open_run()?, DISK, rustix::fs::AtFlags::empty()) {
-            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-            Err(error) => Err(error.into()),
+    /// Throws all disks away but this one.
+    pub(crate) fn keep_only_disk(&self, incarnation: u64) -> io::Result<()> {
+        let kept = disk_file(incarnation);
+        let run = self.open_run()?;
+        for entry in fs::read_dir(self.path.join(RUN))? {
+            let name = entry?.file_name();
+            let is_disk = name.to_str().is_some_and(|name| name.starts_with("disk") && name.contains(".qcow2"));
+            if is_disk && name != kept.as_str() {
+                match rustix::fs::unlinkat(&run, &name, rustix::fs::AtFlags::empty()) {
+                    Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
         }
+        Ok(())
     }
 
     pub(crate) fn spec(&self) -> io::Result<Option<GuestSpec>> {
@@ -212,14 +230,14 @@ impl Folder {
 
     /// Removes what an earlier process has left where it listened; QEMU would refuse to listen there.
     pub(crate) fn clear_sockets(&self) -> io::Result<()> {
-        for name in [QMP_SOCKET, CONSOLE_SOCKET, AGENT_SOCKET] {
-            match fs::remove_file(self.path.join(RUN).join(name)) {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
+        [QMP_SOCKET, CONSOLE_SOCKET, AGENT_SOCKET].iter().try_for_each(|name| self.clear_socket(name))
+    }
+
+    pub(crate) fn clear_socket(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.path.join(RUN).join(name)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Connects to a socket in `run/`. The address goes through a descriptor, because a socket's path may have at most

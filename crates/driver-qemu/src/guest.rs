@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nephos_driver::{GuestEvent, GuestSpec, Observation, Power, Presence, refusal};
-use nephos_types::{Error, ServerId};
+use nephos_types::{Error, ErrorKind, ServerId, Timestamp};
 use tokio::{sync::broadcast, task::AbortHandle};
 
 use crate::{
@@ -25,6 +25,8 @@ pub(crate) struct Now {
     pub(crate) spec: Option<Arc<GuestSpec>>,
     pub(crate) record: Record,
     pub(crate) machine: Option<Arc<Machine>>,
+    /// Whether the machine stands still.
+    pub(crate) paused: bool,
     pub(crate) watch: Option<AbortHandle>,
     /// Why nothing certain is known.
     pub(crate) unknown: Option<String>,
@@ -32,7 +34,7 @@ pub(crate) struct Now {
 
 impl Guest {
     pub(crate) fn new(id: ServerId, folder: Folder, spec: Option<GuestSpec>, record: Record) -> Self {
-        let now = Now { spec: spec.map(Arc::new), record, machine: None, watch: None, unknown: None };
+        let now = Now { spec: spec.map(Arc::new), record, machine: None, paused: false, watch: None, unknown: None };
         Self { id, folder, work: Arc::default(), now: Mutex::new(now) }
     }
 
@@ -49,6 +51,23 @@ impl Guest {
         let mut now = self.now();
         change(&mut now.record);
         self.folder.write_record(&now.record).map_err(unwritable)
+    }
+
+    /// Records that the machine stands still from now on, or runs again.
+    pub(crate) fn set_paused(&self, paused: bool) -> Result<(), Error> {
+        let mut now = self.now();
+        if now.machine.is_some() && std::mem::replace(&mut now.paused, paused) != paused {
+            now.record.since = Timestamp::now();
+            self.folder.write_record(&now.record).map_err(unwritable)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses what needs to know whether the guest runs, if that is not known.
+    pub(crate) fn must_be_known(&self) -> Result<(), Error> {
+        let Some(reason) = self.now().unknown.clone() else { return Ok(()) };
+        Err(Error::new(ErrorKind::Unavailable, "guest_unknown", "It is not known whether the server runs")
+            .detail(reason))
     }
 
     /// Refuses what needs a guest that is off, and known to be.
@@ -72,7 +91,11 @@ impl Guest {
         }
         let pid = now.machine.as_ref().map(|machine| machine.process().identity().pid);
         Presence::Present(Observation {
-            power: if pid.is_some() { Power::On } else { Power::Off },
+            power: match pid {
+                Some(_) if now.paused => Power::Paused,
+                Some(_) => Power::On,
+                None => Power::Off,
+            },
             since: now.record.since,
             ended: now.record.ended.clone(),
             pid,
@@ -97,6 +120,7 @@ impl Watcher for Watch {
         let ended = by_itself.then(|| if shut_down { "shutdown".to_owned() } else { format!("crashed: {why}") });
         now.record = Record::off(ended);
         now.machine = None;
+        now.paused = false;
         now.watch = None;
         if let Err(error) = self.guest.folder.write_record(&now.record) {
             tracing::warn!(id = %self.guest.id, %error, "a server's record cannot be written");

@@ -60,26 +60,7 @@ impl Machine {
         folder: Folder,
         process: Process,
     ) -> Result<(Self, mpsc::Receiver<Event>), Error> {
-        let connecting = async {
-            loop {
-                // It binds before it listens, so both "not there" and "refused" mean "not yet".
-                match folder.connect(QMP_SOCKET).await {
-                    Ok(stream) => return Client::connect(stream, READY_LIMIT).await,
-                    Err(error)
-                        if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
-                    {
-                        sleep(Duration::from_millis(2)).await;
-                    }
-                    Err(error) => return Err(QmpError::Io(error)),
-                }
-            }
-        };
-        let outcome = tokio::select! {
-            outcome = connecting => outcome,
-            _ = process.ended() => Err(QmpError::Closed),
-            () = sleep(READY_LIMIT) => Err(QmpError::Silent("greeting")),
-        };
-        match outcome {
+        match connect(&folder, QMP_SOCKET, &process).await {
             Ok((client, events)) => Ok((Self::new(id, folder, process, Some(client)), events)),
             Err(error) => {
                 let _ = process.kill();
@@ -120,32 +101,38 @@ impl Machine {
     }
 
     /// Whether the guest has switched itself off while nobody watched.
-    pub(crate) async fn has_shut_down(&self) -> bool {
+    async fn has_shut_down(&self) -> bool {
+        self.status().await == "shutdown"
+    }
+
+    /// The state in which QEMU is, in its words; empty if it does not say.
+    pub(crate) async fn status(&self) -> String {
         let status = self.execute("query-status", Value::Null).await;
-        status.is_ok_and(|status| status["status"] == "shutdown")
+        status.ok().and_then(|status| Some(status["status"].as_str()?.to_owned())).unwrap_or_default()
     }
 
-    /// Whether its start was interrupted before the first instruction.
-    pub(crate) async fn has_not_begun(&self) -> bool {
-        let status = self.execute("query-status", Value::Null).await;
-        status.is_ok_and(|status| status["status"] == "prelaunch")
+    /// The connection to QEMU.
+    pub(crate) fn qmp(&self) -> Result<&Client, QmpError> {
+        self.qmp.as_ref().ok_or(QmpError::Closed)
     }
 
-    async fn execute(&self, command: &'static str, arguments: Value) -> Result<Value, QmpError> {
-        match &self.qmp {
-            Some(qmp) => qmp.execute(command, arguments, COMMAND_LIMIT).await,
-            None => Err(QmpError::Closed),
-        }
+    pub(crate) async fn execute(&self, command: &'static str, arguments: Value) -> Result<Value, QmpError> {
+        self.qmp()?.execute(command, arguments, COMMAND_LIMIT).await
     }
 
-    /// Gives the root disk this size; the guest must not have begun to run.
+    /// Gives the root disk this size; a guest that runs sees it at once.
     pub(crate) async fn grow_disk(&self, size: Bytes) -> Result<(), QmpError> {
         self.execute("block_resize", json!({ "node-name": DISK_NODE, "size": size.0 })).await.map(|_| ())
     }
 
-    /// Lets the first instruction run.
+    /// Lets the guest run, for the first time or again.
     pub(crate) async fn go(&self) -> Result<(), QmpError> {
         self.execute("cont", Value::Null).await.map(|_| ())
+    }
+
+    /// Makes the guest stand still.
+    pub(crate) async fn pause(&self) -> Result<(), QmpError> {
+        self.execute("stop", Value::Null).await.map(|_| ())
     }
 
     /// Cuts the power and switches it on again.
@@ -229,6 +216,31 @@ impl Machine {
         let words = last_words(&self.folder);
         watcher.ended(shut_down, if words.is_empty() { how } else { format!("{how}: {words}") });
         self.over.send_replace(true);
+    }
+}
+
+/// Speaks to a QEMU that has just been started, as soon as it listens.
+pub(crate) async fn connect(
+    folder: &Folder,
+    socket: &str,
+    process: &Process,
+) -> Result<(Client, mpsc::Receiver<Event>), QmpError> {
+    let connecting = async {
+        loop {
+            // It binds before it listens, so both "not there" and "refused" mean "not yet".
+            match folder.connect(socket).await {
+                Ok(stream) => return Client::connect(stream, READY_LIMIT).await,
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+                    sleep(Duration::from_millis(2)).await;
+                }
+                Err(error) => return Err(QmpError::Io(error)),
+            }
+        }
+    };
+    tokio::select! {
+        outcome = connecting => outcome,
+        _ = process.ended() => Err(QmpError::Closed),
+        () = sleep(READY_LIMIT) => Err(QmpError::Silent("greeting")),
     }
 }
 

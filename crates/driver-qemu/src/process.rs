@@ -5,13 +5,14 @@
 //! id later is never taken for it.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, ErrorKind},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::process::{CommandExt, ExitStatusExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Mutex,
     time::Duration,
@@ -216,16 +217,17 @@ impl Identity {
         Ok(self.boot == boot()?)
     }
 
-    /// The processes that work in this folder, found by looking at all of them.
-    pub(crate) fn working_in(folder: &Path) -> io::Result<Vec<Self>> {
-        let mut found = vec![];
+    /// The processes that work in folders below this one, found by looking at all there are.
+    pub(crate) fn working_below(folder: &Path) -> io::Result<BTreeMap<PathBuf, Vec<Self>>> {
+        let mut found = BTreeMap::<_, Vec<Self>>::new();
         for entry in fs::read_dir("/proc")? {
             let entry = entry?;
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            if fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == folder)
+            if let Ok(place) = fs::read_link(entry.path().join("cwd"))
+                && place.starts_with(folder)
                 && let Ok(identity) = Self::of(pid)
             {
-                found.push(identity);
+                found.entry(place).or_default().push(identity);
             }
         }
         Ok(found)

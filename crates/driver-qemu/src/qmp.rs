@@ -6,7 +6,9 @@
 
 use std::{
     collections::HashMap,
-    io,
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    os::fd::BorrowedFd,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -14,10 +16,11 @@ use std::{
     time::Duration,
 };
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader, Interest},
     net::{UnixStream, unix::OwnedWriteHalf},
     sync::{mpsc, oneshot},
     task::AbortHandle,
@@ -197,6 +200,27 @@ impl Client {
         arguments: Value,
         limit: Duration,
     ) -> Result<Value, QmpError> {
+        self.exchange(command, arguments, None, limit).await
+    }
+
+    /// Runs a command that takes an open file, within `limit`.
+    pub(crate) async fn execute_with_file(
+        &self,
+        command: &'static str,
+        arguments: Value,
+        file: BorrowedFd<'_>,
+        limit: Duration,
+    ) -> Result<Value, QmpError> {
+        self.exchange(command, arguments, Some(file), limit).await
+    }
+
+    async fn exchange(
+        &self,
+        command: &'static str,
+        arguments: Value,
+        file: Option<BorrowedFd<'_>>,
+        limit: Duration,
+    ) -> Result<Value, QmpError> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut request = json!({ "execute": command, "id": id });
         if !arguments.is_null() {
@@ -207,7 +231,7 @@ impl Client {
         let (answer, answered) = oneshot::channel();
         self.lock().insert(id, answer);
         let exchange = async {
-            self.writer.lock().await.write_all(&bytes).await?;
+            self.send(&bytes, file).await?;
             match answered.await {
                 Ok(Ok(value)) => Ok(value),
                 Ok(Err(description)) => Err(QmpError::Refused { command, description }),
@@ -220,6 +244,24 @@ impl Client {
         };
         self.lock().remove(&id);
         outcome
+    }
+
+    async fn send(&self, bytes: &[u8], file: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let mut writer = self.writer.lock().await;
+        let mut sent = 0;
+        if let Some(file) = file {
+            let socket: &UnixStream = writer.as_ref();
+            let send = || {
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                let files = [file];
+                control.push(SendAncillaryMessage::ScmRights(&files));
+                let pieces = [IoSlice::new(bytes)];
+                Ok(rustix::net::sendmsg(socket, &pieces, &mut control, SendFlags::NOSIGNAL)?)
+            };
+            sent = socket.async_io(Interest::WRITABLE, send).await?;
+        }
+        writer.write_all(bytes.get(sent..).unwrap_or_default()).await
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Result<Value, String>>>> {
@@ -250,9 +292,8 @@ async fn read_all(
             Message::Return { id, value } => answer(id, Ok(value)),
             Message::Error { id: Some(id), description } => answer(id, Err(description)),
             Message::Event(event) => {
-                if events.send(event).await.is_err() {
-                    return Ok(());
-                }
+                // Not everybody listens, but answers must go on coming.
+                let _ = events.send(event).await;
             }
             Message::Error { id: None, description } => tracing::warn!(description, "QMP error without a command"),
             Message::Greeting | Message::Other => {}

@@ -8,7 +8,7 @@ use std::{
 };
 
 use nephos_driver::{DiskFormat, GuestSpec, refusal};
-use nephos_types::{Bytes, Error, ErrorKind, Timestamp};
+use nephos_types::{Bytes, Error, Timestamp};
 
 use crate::{
     command_line, config_drive, disk,
@@ -22,27 +22,16 @@ use crate::{
 
 impl Host {
     pub(crate) async fn start(&self, guest: &Arc<Guest>) -> Result<(), Error> {
-        let spec = {
-            let mut now = guest.now();
-            if let Some(reason) = &now.unknown {
-                return Err(Error::new(
-                    ErrorKind::Unavailable,
-                    "guest_unknown",
-                    "It is not known whether the server runs",
-                )
-                .detail(reason.clone()));
+        guest.must_be_known()?;
+        if let Some(machine) = guest.machine() {
+            // Somebody gave up stopping it.
+            let process = machine.process().identity().clone();
+            if matches!(guest.now().record.life, Life::Stopping { .. }) {
+                guest.set(|record| record.life = Life::Running { process })?;
             }
-            if let Some(machine) = &now.machine {
-                // Somebody gave up stopping it.
-                let process = machine.process().identity().clone();
-                if matches!(now.record.life, Life::Stopping { .. }) {
-                    now.record.life = Life::Running { process };
-                    guest.folder.write_record(&now.record).map_err(unwritable)?;
-                }
-                return Ok(());
-            }
-            now.spec.clone().ok_or_else(|| refusal::unknown_guest(guest.id))?
-        };
+            return self.unpause(guest, &machine).await;
+        }
+        let spec = guest.now().spec.clone().ok_or_else(|| refusal::unknown_guest(guest.id))?;
         let accelerator = self.accelerator().await;
         guest.set(|record| record.life = Life::Starting)?;
         let (program, rights) = (self.config.qemu.clone(), self.users.rights(guest.id, &accelerator));
@@ -118,16 +107,7 @@ struct Prepared {
 
 impl Prepared {
     fn new(folder: &Folder, spec: &GuestSpec) -> Result<Self, Error> {
-        let base = match &spec.disk.base {
-            None => None,
-            Some((path, format)) => {
-                let file = File::open(path).map_err(|error| {
-                    Error::new(ErrorKind::Internal, "base_image_unreadable", "The base image cannot be read")
-                        .detail(format!("{}: {error}", path.display()))
-                })?;
-                Some((file, *format))
-            }
-        };
+        let base = disk::open_base(&spec.disk)?;
         let config_drive = if spec.config_drive.is_empty() {
             None
         } else {
@@ -138,7 +118,7 @@ impl Prepared {
         };
         folder.clear_sockets().map_err(unwritable)?;
         let wanted = disk::wanted_size(&spec.disk)?;
-        let current = disk::current_size(folder).map_err(unwritable)?;
+        let current = disk::current_size(folder, spec.disk.incarnation).map_err(unwritable)?;
         let grow = current.is_some_and(|current| current < wanted).then_some(wanted);
         let run = folder.open_run().map_err(unwritable)?;
         let errors = File::create(folder.errors()).map_err(unwritable)?;

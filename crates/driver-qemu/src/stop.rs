@@ -14,10 +14,13 @@ use crate::{
 impl Host {
     pub(crate) async fn stop(&self, guest: &Guest, mode: StopMode) -> Result<(), Error> {
         let Some(machine) = guest.end_is_wanted()? else { return Ok(()) };
-        if let StopMode::Soft(grace) = mode
-            && machine.ask_to_shut_down(grace).await
-        {
-            return Ok(());
+        if let StopMode::Soft(grace) = mode {
+            if let Err(error) = self.unpause(guest, &machine).await {
+                tracing::debug!(id = %guest.id, %error, "a guest that stands still hears no power button");
+            }
+            if machine.ask_to_shut_down(grace).await {
+                return Ok(());
+            }
         }
         machine.quit().await
     }
@@ -26,7 +29,8 @@ impl Host {
         let machine = guest.machine().ok_or_else(|| refusal::not_running(guest.id))?;
         match mode {
             StopMode::Hard => {
-                machine.reset().await.map_err(|error| Error::internal("The server could not be reset", error))
+                machine.reset().await.map_err(|error| Error::internal("The server could not be reset", error))?;
+                self.unpause(guest, &machine).await
             }
             StopMode::Soft(_) => {
                 self.stop(guest, mode).await?;

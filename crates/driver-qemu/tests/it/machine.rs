@@ -7,12 +7,7 @@ use nephos_driver_qemu::{Acceleration, Config, QemuDriver};
 use nephos_types::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::surroundings::{Machine, log_shows, observed, qemu_is_installed, spec, until};
-
-/// A guest that boots nothing: for tests that only need its QEMU.
-fn empty() -> GuestSpec {
-    GuestSpec { disk: Disk { base: None, size: Bytes::mib(8), incarnation: 0 }, ..spec() }
-}
+use crate::surroundings::{Machine, empty, log_shows, observed, qemu_is_installed, spec, until};
 
 fn forwarded(host_port: u16) -> GuestSpec {
     let forwards = vec![PortForward { protocol: Protocol::Tcp, host_port, guest_port: 22 }];

@@ -105,6 +105,11 @@ pub(crate) fn spec() -> GuestSpec {
     }
 }
 
+/// A guest that boots nothing: for tests that only need its QEMU.
+pub(crate) fn empty() -> GuestSpec {
+    GuestSpec { disk: Disk { base: None, size: Bytes::mib(8), incarnation: 0 }, ..spec() }
+}
+
 pub(crate) async fn observed(driver: &QemuDriver, id: ServerId) -> Observation {
     match driver.observe(id).await {
         Presence::Present(observation) => observation,

@@ -69,16 +69,21 @@ pub trait Subject: Send + Sync + 'static {
     fn patience(&self) -> Duration;
 }
 
-/// Runs the whole contract. Panics at the first case that fails.
+/// Runs the whole contract, or the cases whose names contain what the environment's `NEPHOS_CONTRACT` says. Panics at
+/// the first case that fails.
 pub async fn check(subject: impl Subject) {
     let bench = Bench { subject: Box::new(subject) };
+    let only = std::env::var("NEPHOS_CONTRACT").ok();
     macro_rules! run {
         ($($module:ident::$case:ident),* $(,)?) => {$(
-            let started = Instant::now();
-            // The name goes out first, so that it is known which case hangs or panics.
-            eprint!("contract: {} … ", stringify!($case).replace('_', " "));
-            $module::$case(&bench).await;
-            eprintln!("ok ({:.1?})", started.elapsed());
+            let name = stringify!($case).replace('_', " ");
+            if only.as_ref().is_none_or(|only| name.contains(only.as_str())) {
+                let started = Instant::now();
+                // The name goes out first, so that it is known which case hangs or panics.
+                eprint!("contract: {name} … ");
+                $module::$case(&bench).await;
+                eprintln!("ok ({:.1?})", started.elapsed());
+            }
         )*};
     }
     run!(
