@@ -128,14 +128,22 @@ impl Authority {
         .map(|certificate| certificate.pem())
     }
 
-    /// A certificate for a server of this DNS name or IP address, with a new key that is kept nowhere.
-    pub fn server_certificate(&self, name: &str, valid: Duration) -> Result<ServerCertificate> {
+    /// A certificate for a server of these DNS names and IP addresses, with a new key that is kept nowhere. The first is
+    /// also its common name.
+    pub fn server_certificate<N: AsRef<str>>(&self, names: &[N], valid: Duration) -> Result<ServerCertificate> {
         let key = KeyPair::generate().map_err(broken)?;
-        let mut params = params(name, SystemTime::now() - CLOCKS_BEHIND, valid + CLOCKS_BEHIND)?;
-        params.subject_alt_names = vec![match name.parse() {
-            Ok(address) => rcgen::SanType::IpAddress(address),
-            Err(_) => rcgen::SanType::DnsName(name.try_into().map_err(|error: rcgen::Error| broken(error))?),
-        }];
+        let first = names.first().ok_or_else(|| Error::bug("a certificate for nobody"))?.as_ref();
+        let mut params = params(first, SystemTime::now() - CLOCKS_BEHIND, valid + CLOCKS_BEHIND)?;
+        params.subject_alt_names = names
+            .iter()
+            .map(|name| {
+                let name = name.as_ref();
+                Ok(match name.parse() {
+                    Ok(address) => rcgen::SanType::IpAddress(address),
+                    Err(_) => rcgen::SanType::DnsName(name.try_into().map_err(|error: rcgen::Error| broken(error))?),
+                })
+            })
+            .collect::<Result<_>>()?;
         let certificate = self.sign(&key, params, ExtendedKeyUsagePurpose::ServerAuth)?;
         Ok(ServerCertificate { chain: vec![certificate.der().to_vec(), self.der.clone()], key: key.serialize_der() })
     }

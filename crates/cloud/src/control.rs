@@ -5,7 +5,6 @@
 
 use std::{
     fs, io,
-    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -51,8 +50,8 @@ pub struct Options {
     pub url: String,
     /// Where agents dial: `HOST:PORT`.
     pub node_address: String,
-    /// The address that the APIs need a certificate for; none when they are reached without TLS.
-    pub certificate_for: Option<IpAddr>,
+    /// The addresses and names that the APIs need a certificate for; none when they are reached without TLS.
+    pub certificate_for: Vec<String>,
     /// Presets the first administrator's password.
     pub admin_password: Option<Secret>,
     /// What looks on while workflows run.
@@ -124,10 +123,10 @@ impl Control {
         // Clients trust the cloud by this file.
         fs::write(data.join(CERTIFICATE), certificates.certificate())
             .map_err(|error| Error::internal("the authority's certificate cannot be written", error))?;
-        let certificate = options
-            .certificate_for
-            .map(|address| certificates.server_certificate(&address.to_string(), CERTIFICATE_VALID))
-            .transpose()?;
+        let certificate = match options.certificate_for.as_slice() {
+            [] => None,
+            names => Some(certificates.server_certificate(names, CERTIFICATE_VALID)?),
+        };
         let settings = node::Settings { address: Some(options.node_address), ..node::Settings::default() };
         let nodes = Nodes::new(store.clone(), certificates, settings);
         nodes.register(&mut handlers);
@@ -143,7 +142,11 @@ impl Control {
         let core = Arc::new(CloudCore::new(store.clone(), authority.clone(), policy, handlers));
         let cloud = Cloud::new(core);
 
-        let first = identity::FirstStart { admin_password: options.admin_password, url: options.url };
+        let first = identity::FirstStart {
+            admin_password: options.admin_password,
+            url: options.url,
+            authority: absolute(&data.join(CERTIFICATE)),
+        };
         let first_start = identity::bootstrap(&authority, data, first).await?;
         first_flavors(&store).await?;
         keep_tidy(&store, &authority, options.keep_workflows);
@@ -189,6 +192,11 @@ fn keep_tidy(store: &Store, authority: &Arc<identity::Authority>, keep_workflows
             }
         }
     });
+}
+
+/// The path as it is understood from any folder.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// The policy: the default one, with what the file says instead.

@@ -10,6 +10,7 @@ mod image_build;
 mod kill_point;
 mod logging;
 mod observe;
+mod reach;
 mod restore;
 mod up;
 

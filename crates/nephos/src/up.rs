@@ -35,7 +35,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, logging, observe};
+use crate::{
+    config::Config,
+    logging, observe,
+    reach::{self, Reached},
+};
 
 /// How long what runs has to end or park after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -132,15 +136,14 @@ async fn up(config: Config) -> Result<()> {
 
     let (listener, address) = bind(config.listen, "--listen").await?;
     let (node_listener, node_address) = bind(config.node_listen, "--node-listen").await?;
-    let scheme = if address.ip().is_loopback() { "http" } else { "https" };
-    let url = format!("{scheme}://{address}");
+    let Reached { url, names } = reach::api(address);
 
     let (observers, registry, metrics) = observe::start();
     let control = Control::open(Options {
         data: config.data.clone(),
         url: url.clone(),
-        node_address: node_address.to_string(),
-        certificate_for: (!address.ip().is_loopback()).then(|| address.ip()),
+        node_address: reach::node(node_address).to_string(),
+        certificate_for: names,
         admin_password: config.admin_password.clone(),
         observers,
         keep_audit: config.keep_audit,

@@ -26,6 +26,10 @@ pub const PASSWORD: &str = "correct horse battery staple";
 pub struct Settings {
     /// Stand in this many simulated nodes; 0 runs real guests on this machine.
     pub simulated_nodes: u32,
+    /// Where the APIs are served; the loopback when absent.
+    pub listen: Option<IpAddr>,
+    /// The network namespace in which it runs; this machine's own when absent.
+    pub namespace: Option<String>,
     /// Where agents of other machines dial; the loopback when absent.
     pub node_listen: Option<IpAddr>,
     /// Kill the process with SIGKILL at this point of a workflow, e.g. `server.create/find capacity/before`.
@@ -69,10 +73,11 @@ impl CloudProcess {
     pub fn spawn(&mut self) {
         let _ = fs::remove_file(self.data().join("endpoint"));
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log()).expect("the log file");
-        let mut command = Command::new(&self.binary);
+        let any_port = |address: Option<IpAddr>| format!("{}:0", address.unwrap_or(Ipv4Addr::LOCALHOST.into()));
+        let mut command = self.program_within();
         command
-            .args(["up", "--listen", "127.0.0.1:0", "--node-listen"])
-            .arg(format!("{}:0", self.settings.node_listen.unwrap_or(Ipv4Addr::LOCALHOST.into())))
+            .args(["up", "--listen", &any_port(self.settings.listen), "--node-listen"])
+            .arg(any_port(self.settings.node_listen.or(self.settings.listen)))
             .arg("--data")
             .arg(self.data())
             .args(&self.settings.flags)
@@ -189,10 +194,31 @@ impl CloudProcess {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// The command line, set up for this cloud.
+    /// The program, where the cloud runs.
+    fn program_within(&self) -> Command {
+        match &self.settings.namespace {
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(&self.binary);
+                command
+            }
+            None => Command::new(&self.binary),
+        }
+    }
+
+    /// The command line, set up for this cloud, on this machine.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.binary);
+        self.set_up(Command::new(&self.binary), arguments)
+    }
+
+    /// The command line, set up for this cloud, where the cloud runs.
+    #[must_use]
+    pub fn command_within(&self, arguments: &[&str]) -> Command {
+        self.set_up(self.program_within(), arguments)
+    }
+
+    fn set_up(&self, mut command: Command, arguments: &[&str]) -> Command {
         command
             .args(arguments)
             .env("NEPHOS_DATA", self.data())

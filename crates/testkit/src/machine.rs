@@ -97,6 +97,18 @@ impl Machine {
         self.cable.address
     }
 
+    /// The address at the other end of the cable, which this machine reaches.
+    #[must_use]
+    pub fn far_address(&self) -> Ipv4Addr {
+        (u32::from(self.cable.address) + 1).into()
+    }
+
+    /// The network namespace that it is.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.cable.namespace
+    }
+
     /// The agent's data folder.
     #[must_use]
     pub fn data(&self) -> PathBuf {

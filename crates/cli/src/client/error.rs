@@ -54,15 +54,25 @@ impl StdError for Unreachable {}
 pub(super) struct Failure {
     /// The connection stood and broke, as opposed to: there was none.
     pub(super) lost: bool,
+    /// Somebody answered, but not with a certificate that is trusted.
+    distrusted: bool,
     why: String,
 }
 
 impl Failure {
     pub(super) fn of(error: hyper_util::client::legacy::Error) -> Self {
-        Self { lost: !error.is_connect(), why: root_cause(&error) }
+        Self { lost: !error.is_connect(), distrusted: is_distrust(&error), why: root_cause(&error) }
     }
 
     pub(super) fn into_error(self, url: &str) -> Error {
+        if self.distrusted {
+            return Error::invalid(
+                "wrong_authority",
+                format!("What answers at {url} is not the cloud that is trusted"),
+            )
+            .detail(self.why)
+            .next("name that cloud's `ca.pem`: NEPHOS_CACERT, or `cacert` in clouds.yaml", None);
+        }
         if self.lost { broken_off(&self.why) } else { unreachable(url, &self.why) }
     }
 }
@@ -74,6 +84,20 @@ fn root_cause(error: &dyn StdError) -> String {
         innermost = source;
     }
     innermost.to_string()
+}
+
+/// Whether TLS refused the other side's certificate.
+fn is_distrust(error: &(dyn StdError + 'static)) -> bool {
+    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(cause) = next {
+        // An `io::Error` hands on the cause of what it holds, not what it holds.
+        let held = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if matches!(held.and_then(|held| held.downcast_ref()), Some(rustls::Error::InvalidCertificate(_))) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
 }
 
 /// Nobody answers at that address.

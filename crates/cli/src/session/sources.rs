@@ -263,7 +263,11 @@ impl CloudEntry {
         };
         Ok(Source {
             url: self.url(),
-            authority: self.cacert.as_deref().map(read).transpose()?,
+            // A folder that was moved or copied has its certificate beside it.
+            authority: match path.parent().map(|folder| folder.join("ca.pem")).filter(|beside| beside.exists()) {
+                Some(beside) => Some(read(beside)?),
+                None => self.cacert.as_deref().map(read).transpose()?,
+            },
             project: login.project.clone(),
             proof: if login.user.is_empty() { Proof::None } else { Proof::Password(login) },
             origin: format!("cloud `{name}` of {}", path.display()),

@@ -42,6 +42,8 @@ pub struct FirstStart {
     pub admin_password: Option<Secret>,
     /// Where this cloud is reached: `http://127.0.0.1:6780`.
     pub url: String,
+    /// The file with the certificate to trust this cloud by, where it is reached by https.
+    pub authority: PathBuf,
 }
 
 /// What to print once, after the first start.
@@ -58,11 +60,11 @@ pub struct Printed {
 /// Makes what must exist. After the first start it only brings the address in the files up to date, and returns `None`.
 pub async fn bootstrap(authority: &Authority, data: &Path, first: FirstStart) -> Result<Option<Printed>> {
     if authority.store.owner(DONE).is_some() {
-        update_address(data, &first.url)?;
+        update_address(data, &first)?;
         return Ok(None);
     }
     let generated = first.admin_password.is_none();
-    let password = match first.admin_password {
+    let password = match first.admin_password.clone() {
         Some(password) => password,
         None => generate_password()?,
     };
@@ -74,9 +76,9 @@ pub async fn bootstrap(authority: &Authority, data: &Path, first: FirstStart) ->
 
     let mut files = vec![];
     for (name, content) in [
-        ("clouds.yaml", clouds_yaml(&first.url, &password)?),
-        ("openrc", openrc(&first.url, DEMO, &password)),
-        ("openrc-admin", openrc(&first.url, ADMIN, &password)),
+        ("clouds.yaml", clouds_yaml(&first, &password)?),
+        ("openrc", openrc(&first, DEMO, &password)),
+        ("openrc-admin", openrc(&first, ADMIN, &password)),
         ("aws-credentials", aws_credentials(access_key, &access_secret)),
     ] {
         let path = data.join(name);
@@ -150,25 +152,31 @@ fn everything(password_hash: String, access_key: AccessKeyId, sealed: String) ->
 }
 
 /// The standard file of OpenStack's clients. A JSON string is a YAML string, whatever it contains.
-fn clouds_yaml(url: &str, password: &Secret) -> Result<String> {
+fn clouds_yaml(first: &FirstStart, password: &Secret) -> Result<String> {
     let quoted =
         serde_json::to_string(password).map_err(|error| Error::internal("clouds.yaml could not be rendered", error))?;
+    let (url, authority) = (&first.url, json_path(&first.authority));
     let mut text = "clouds:\n".to_owned();
     for (cloud, project) in [("nephos", DEMO), ("nephos-admin", ADMIN)] {
         text.push_str(&format!(
             "  {cloud}:\n    auth:\n      auth_url: {url}/identity/v3\n      username: {ADMIN}\n      password: {quoted}\n      \
              project_name: {project}\n      user_domain_name: {DEFAULT_DOMAIN}\n      project_domain_name: {DEFAULT_DOMAIN}\n    \
-             identity_api_version: 3\n    region_name: {REGION}\n    interface: public\n"
+             identity_api_version: 3\n    region_name: {REGION}\n    interface: public\n    cacert: {authority}\n"
         ));
     }
     Ok(text)
 }
 
 /// To be sourced by a shell.
-fn openrc(url: &str, project: &str, password: &Secret) -> String {
-    let quoted = format!("'{}'", password.reveal().replace('\'', r"'\''"));
+fn openrc(first: &FirstStart, project: &str, password: &Secret) -> String {
+    let for_shell = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+    let quoted = for_shell(password.reveal());
+    let authority = for_shell(&first.authority.to_string_lossy());
+    let url = &first.url;
     let variables = [
         ("NEPHOS_URL", url.to_owned()),
+        ("NEPHOS_CACERT", authority.clone()),
+        ("OS_CACERT", authority),
         ("OS_AUTH_URL", format!("{url}/identity/v3")),
         ("OS_IDENTITY_API_VERSION", "3".to_owned()),
         ("OS_USERNAME", ADMIN.to_owned()),
@@ -187,16 +195,35 @@ fn aws_credentials(key: AccessKeyId, secret: &Secret) -> String {
     format!("[nephos]\naws_access_key_id = {key}\naws_secret_access_key = {}\n", secret.reveal())
 }
 
-/// Where the cloud moved to another address, its own files follow; files that people removed stay away.
-fn update_address(data: &Path, url: &str) -> Result<()> {
+fn json_path(path: &Path) -> String {
+    serde_json::Value::from(path.to_string_lossy()).to_string()
+}
+
+/// Where the cloud moved to another address or folder, its own files follow; files that people removed stay away.
+fn update_address(data: &Path, first: &FirstStart) -> Result<()> {
     let Some(clouds) = read(&data.join("clouds.yaml"))? else { return Ok(()) };
-    let old = clouds.lines().find_map(|line| line.trim().strip_prefix("auth_url: ")?.strip_suffix("/identity/v3"));
-    let Some(old) = old.filter(|old| !old.is_empty() && *old != url) else { return Ok(()) };
+    let old = |before: &str, after: &str| {
+        clouds.lines().find_map(|line| line.trim().strip_prefix(before)?.strip_suffix(after)).map(str::to_owned)
+    };
+    let authority = first.authority.to_string_lossy().into_owned();
+    let moved: Vec<(String, String)> = [
+        (old("auth_url: ", "/identity/v3"), first.url.clone()),
+        (old("cacert: ", "").and_then(|path| serde_json::from_str(&path).ok()), authority),
+    ]
+    .into_iter()
+    .filter_map(|(old, new)| Some((old.filter(|old| !old.is_empty() && *old != new)?, new)))
+    .collect();
+    if moved.is_empty() {
+        return Ok(());
+    }
     // The file that tells the old address comes last, so that a crash in between is made good by the next start.
     for name in ["openrc", "openrc-admin", "clouds.yaml"] {
         let path = data.join(name);
-        if let Some(text) = read(&path)? {
-            write_private(&path, text.replace(old, url).as_bytes())?;
+        if let Some(mut text) = read(&path)? {
+            for (old, new) in &moved {
+                text = text.replace(old, new);
+            }
+            write_private(&path, text.as_bytes())?;
         }
     }
     Ok(())

@@ -31,7 +31,7 @@ pub(super) struct Minted {
 impl Nodes {
     /// The TLS configuration for the listener that nodes dial.
     pub fn tls(&self) -> Result<Arc<tls::ServerConfig>> {
-        let certificate = self.authority.server_certificate(tls::SERVER_NAME, SERVER_VALID)?;
+        let certificate = self.authority.server_certificate(&[tls::SERVER_NAME], SERVER_VALID)?;
         tls::server_config(certificate.chain, certificate.key, self.authority.der().to_vec())
     }
 

@@ -1,7 +1,8 @@
 //! A copy of the whole cloud's state while it runs, and making a data folder of it.
 //!
 //! The copy is a tar archive: `nephos.db` (a consistent copy by SQLite's own backup), `keys/`, the files of `node/`, the
-//! credentials files, `images/`, and at the end `SHA256SUMS` of all of them: an archive without it was cut off. Guests'
+//! credentials and configuration files, `images/`, and at the end `SHA256SUMS` of all of them: an archive without it was
+//! cut off. Guests'
 //! disks are not in it: they live on nodes, and servers of a node that has lost them begin anew from their image.
 //!
 //! Images are immutable files that the database names. All that are there before and after the database is copied are
@@ -32,7 +33,7 @@ const FOLDERS: [&str; 2] = ["keys", "node"];
 /// The folder of images.
 const IMAGES: &str = "images";
 /// Files beside them.
-const FILES: [&str; 5] = ["clouds.yaml", "openrc", "openrc-admin", "aws-credentials", "policy.toml"];
+const FILES: [&str; 6] = ["clouds.yaml", "openrc", "openrc-admin", "aws-credentials", "policy.toml", "nephos.toml"];
 /// The last file of an archive: a line with SHA-256 in hexadecimal, two spaces and the name, for each of the others.
 const SUMS: &str = "SHA256SUMS";
 /// More than the sums of a million files.

@@ -1,6 +1,10 @@
 //! A backup of a cloud in use becomes a cloud again, or nothing.
 
-use std::{fs, sync::atomic::AtomicBool, sync::atomic::Ordering};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use futures_util::StreamExt;
 use nephos_cli::client::Client;
@@ -92,6 +96,9 @@ async fn a_backup_of_a_cloud_in_use_becomes_the_same_cloud() {
     for name in ["one", "two", "three"] {
         succeeded(&demo, demo.call(create_server(name, "hollow")).await.unwrap().workflow).await;
     }
+    let configuration = "# what this cloud is told\nlog = \"info\"\n";
+    fs::write(cloud.data().join("nephos.toml"), configuration).unwrap();
+    fs::set_permissions(cloud.data().join("nephos.toml"), fs::Permissions::from_mode(0o600)).unwrap();
     let before = state(&cloud).await;
     assert_eq!((before.images.len(), before.servers.len(), before.nodes.len()), (2, 3, 2));
 
@@ -124,6 +131,9 @@ async fn a_backup_of_a_cloud_in_use_becomes_the_same_cloud() {
 
     // It is the same cloud.
     let mut restored = CloudProcess::restored(NEPHOS, settings, &backup).unwrap();
+    let file = restored.data().join("nephos.toml");
+    assert_eq!(fs::read_to_string(&file).unwrap(), configuration);
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600, "nobody else reads it here either");
     restored.start_again().await;
     let after = state(&restored).await;
     assert_eq!(after, before);

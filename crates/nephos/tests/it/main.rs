@@ -10,6 +10,7 @@ mod guest;
 mod help;
 mod nodes;
 mod quota;
+mod tls;
 mod xml_rpc;
 
 /// The binary under test.

@@ -76,16 +76,22 @@ async fn later_starts_change_nothing_but_the_address() {
     let revision = world.store.revision();
     let data = world.folder.path();
     let before = fs::read_to_string(data.join("clouds.yaml")).unwrap();
-    let same = FirstStart { admin_password: Some("another".parse().unwrap()), url: URL.to_owned() };
+    let same = FirstStart {
+        admin_password: Some("another".parse().unwrap()),
+        url: URL.to_owned(),
+        authority: data.join("ca.pem"),
+    };
     assert!(identity::bootstrap(&world.authority, data, same).await.unwrap().is_none());
     assert_eq!(fs::read_to_string(data.join("clouds.yaml")).unwrap(), before);
 
     fs::remove_file(data.join("openrc-admin")).unwrap();
-    let moved = FirstStart { admin_password: None, url: "http://192.0.2.1:80".to_owned() };
+    let moved =
+        FirstStart { admin_password: None, url: "http://192.0.2.1:80".to_owned(), authority: "/moved/ca.pem".into() };
     assert!(identity::bootstrap(&world.authority, data, moved).await.unwrap().is_none());
     for name in ["clouds.yaml", "openrc"] {
         let text = fs::read_to_string(data.join(name)).unwrap();
         assert!(text.contains("http://192.0.2.1:80/identity/v3") && !text.contains(URL), "{name}");
+        assert!(text.contains("/moved/ca.pem") && !text.contains(data.to_str().unwrap()), "{name}: {text}");
     }
     assert!(!data.join("openrc-admin").exists(), "what people removed stays away");
     assert_eq!(world.store.revision(), revision);
@@ -116,6 +122,7 @@ async fn awkward_passwords_survive_the_files() {
             "identity_api_version": 3,
             "region_name": "RegionOne",
             "interface": "public",
+            "cacert": world.folder.path().join("ca.pem"),
         });
         assert_eq!(clouds["clouds"][cloud], expected);
     }

@@ -46,7 +46,11 @@ impl World {
         let store = Store::open(backend, identity::kinds(Kinds::new())).await.unwrap();
         let options = Options { cost: Cost::Minimal, ..Options::default() };
         let authority = Authority::open(store.clone(), folder.path(), options, uses).unwrap();
-        let first = FirstStart { admin_password: password.map(secret), url: URL.to_owned() };
+        let first = FirstStart {
+            admin_password: password.map(secret),
+            url: URL.to_owned(),
+            authority: folder.path().join("ca.pem"),
+        };
         let printed = identity::bootstrap(&authority, folder.path(), first).await.unwrap();
         identity::register(&mut handlers, &authority);
         let core = CloudCore::new(store.clone(), Arc::clone(&authority) as _, Policy::default(), handlers);
