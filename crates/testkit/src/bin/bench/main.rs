@@ -9,6 +9,7 @@ mod deciding;
 mod figure;
 mod listing;
 mod reading;
+mod scale;
 mod starting;
 mod steps;
 
@@ -31,6 +32,9 @@ const BENCHES: [(&str, Bench); 7] = [
     ("list", || Box::pin(listing::run())),
 ];
 
+/// Those that take a quarter of an hour, and run only when they are named.
+const LONG: [(&str, Bench); 1] = [("scale", || Box::pin(scale::run()))];
+
 /// The `nephos` binary: `NEPHOS_BINARY`, or the one beside this.
 fn nephos() -> Outcome<PathBuf> {
     match std::env::var_os("NEPHOS_BINARY") {
@@ -47,8 +51,9 @@ fn settings(simulated_nodes: u32) -> nephos_testkit::Settings {
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(unknown) = wanted.iter().find(|name| BENCHES.iter().all(|(known, _)| known != name)) {
-        let known: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();
+    let all = || BENCHES.iter().chain(&LONG);
+    if let Some(unknown) = wanted.iter().find(|name| all().all(|(known, _)| known != name)) {
+        let known: Vec<&str> = all().map(|(name, _)| *name).collect();
         eprintln!("there is no benchmark `{unknown}`; there are: store {}", known.join(" "));
         return ExitCode::FAILURE;
     }
@@ -61,8 +66,9 @@ fn main() -> ExitCode {
     };
     figure::header();
     let mut failed = false;
-    for (name, bench) in BENCHES {
-        if !wanted.is_empty() && !wanted.iter().any(|wanted| wanted == name) {
+    for (place, (name, bench)) in all().enumerate() {
+        let asked = wanted.iter().any(|wanted| wanted == name) || (wanted.is_empty() && place < BENCHES.len());
+        if !asked {
             continue;
         }
         match runtime.block_on(bench()) {
