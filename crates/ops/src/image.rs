@@ -21,6 +21,26 @@ pub enum ImageFormat {
     Raw,
     /// An ISO 9660 file system, as on a CD.
     Iso,
+    /// A VMware disk in one file: monolithicSparse or streamOptimized. Converted to qcow2.
+    Vmdk,
+    /// A VirtualBox disk. Converted to qcow2.
+    Vdi,
+    /// A disk of Hyper-V and Azure, fixed or growing. Converted to qcow2.
+    Vhd,
+    /// A disk of Hyper-V. Converted to qcow2.
+    Vhdx,
+    /// A virtual appliance with one disk. Its disk is converted to qcow2.
+    Ova,
+    /// A disk byte for byte, to be booted with a kernel (aki) and an initial RAM disk (ari).
+    Ami,
+    /// A Linux kernel.
+    Aki,
+    /// An initial RAM disk.
+    Ari,
+    /// A root file system as a tar archive, plain or compressed by gzip or zstd. For containers.
+    Tar,
+    /// An OCI image layout in a tar archive. For containers.
+    Oci,
 }
 
 impl ImageFormat {
@@ -31,7 +51,23 @@ impl ImageFormat {
             Self::Qcow2 => "qcow2",
             Self::Raw => "raw",
             Self::Iso => "iso",
+            Self::Vmdk => "vmdk",
+            Self::Vdi => "vdi",
+            Self::Vhd => "vhd",
+            Self::Vhdx => "vhdx",
+            Self::Ova => "ova",
+            Self::Ami => "ami",
+            Self::Aki => "aki",
+            Self::Ari => "ari",
+            Self::Tar => "tar",
+            Self::Oci => "oci",
         }
+    }
+
+    /// Whether servers run from something else that it is converted to.
+    #[must_use]
+    pub const fn is_converted(self) -> bool {
+        matches!(self, Self::Vmdk | Self::Vdi | Self::Vhd | Self::Vhdx | Self::Ova)
     }
 }
 
@@ -240,8 +276,8 @@ impl Operation for UploadImage {
         permission: Permission::PROJECT_MEMBER,
         effect: Effect::Changes,
         summary: "Give an image its content",
-        description: "The format is recognised from the content: qcow2, raw or iso. An image gets its content once; an \
-                      upload that breaks off leaves it without, and can be repeated.",
+        description: "The format is recognised from the content. An image gets its content once; an upload \
+                      that breaks off leaves it without, and can be repeated.",
         positional: &["image"],
         columns: COLUMNS,
         upload: true,

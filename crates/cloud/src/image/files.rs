@@ -237,10 +237,10 @@ fn write(
             None => return Err(broken_off(io::ErrorKind::ConnectionAborted.into())),
         }
     }
-    let content = inspector.end(name)?;
-    let path = folder.join(content.file.to_string());
     // A hole at the end is not there yet.
-    file.as_file_mut().set_len(content.size).map_err(failed)?;
+    file.as_file_mut().set_len(inspector.size()).map_err(failed)?;
+    let content = inspector.end(name, file.as_file())?;
+    let path = folder.join(content.file.to_string());
     file.as_file().sync_all().map_err(failed)?;
     file.persist_noclobber(&path).map_err(|error| failed(error.error))?;
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;

@@ -7,7 +7,7 @@ use ring::digest;
 
 use super::{
     files::FileName,
-    format::{HEAD, Recognised, recognise},
+    format::{HEAD, Recognised, Source, check_beginning, recognise},
     kind::Content,
 };
 
@@ -50,16 +50,22 @@ impl Inspector {
         self.head.extend_from_slice(chunk.get(..missing).unwrap_or(chunk));
         if !self.judged && self.head.len() >= HEAD {
             self.judged = true;
-            recognise(&self.head, None, self.claim)?;
+            check_beginning(&self.head, self.claim)?;
         }
         self.sha256.update(chunk);
         self.md5.update(chunk);
         Ok(())
     }
 
-    /// All bytes have passed: the verdict.
-    pub fn end(self, file: FileName) -> Result<Content> {
-        let Recognised { format, virtual_size } = recognise(&self.head, Some(self.size), self.claim)?;
+    /// How many bytes have passed.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// All bytes have passed, and can be read again from `source`: the verdict.
+    pub fn end(self, file: FileName, source: &dyn Source) -> Result<Content> {
+        let Recognised { format, virtual_size } = recognise(source, self.claim)?;
         let sha256 = hex::encode(self.sha256.finish());
         if let Some(wanted) = self.wanted_sha256
             && !wanted.eq_ignore_ascii_case(&sha256)

@@ -154,15 +154,16 @@ impl Images {
     pub fn bootable(&self, session: &Session, reference: &Reference) -> Result<Bootable> {
         let record = session.find::<Image>(reference)?;
         let content = content(&record)?;
+        let format = disk_format(content.format).ok_or_else(|| {
+            Error::conflict("image_not_bootable", "The image is no root disk")
+                .detail(format!("its format is {}", content.format.name()))
+                .next("choose another image", Some("nephos image list".to_owned()))
+        })?;
         Ok(Bootable {
             record: Arc::clone(&record),
             source: ImageSource {
                 id: record.meta.id,
-                format: match content.format {
-                    ImageFormat::Qcow2 => DiskFormat::Qcow2,
-                    ImageFormat::Raw => DiskFormat::Raw,
-                    ImageFormat::Iso => DiskFormat::Iso,
-                },
+                format,
                 size: Bytes(content.size),
                 sha256: content.sha256.clone(),
             },
@@ -181,6 +182,19 @@ impl ImageBytes for Images {
             let body = self.files.get(&content.file, 0..content.size).await?;
             Ok(Bulk { length: content.size, body })
         })
+    }
+}
+
+/// As what nodes take an image of this format for a server's root; `None` if they do not.
+fn disk_format(format: ImageFormat) -> Option<DiskFormat> {
+    match format {
+        ImageFormat::Qcow2 => Some(DiskFormat::Qcow2),
+        ImageFormat::Raw | ImageFormat::Ami => Some(DiskFormat::Raw),
+        ImageFormat::Iso => Some(DiskFormat::Iso),
+        ImageFormat::Tar => Some(DiskFormat::Tar),
+        ImageFormat::Oci => Some(DiskFormat::Oci),
+        ImageFormat::Vmdk | ImageFormat::Vdi | ImageFormat::Vhd | ImageFormat::Vhdx | ImageFormat::Ova => None,
+        ImageFormat::Aki | ImageFormat::Ari => None,
     }
 }
 
