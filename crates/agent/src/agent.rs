@@ -9,14 +9,15 @@ use std::{
 };
 
 use futures_util::StreamExt;
-use nephos_driver::{Capabilities, ComputeDriver};
+use nephos_driver::Capabilities;
 use nephos_node_api::{Client, Connector, HELLO_FIRST, Hello, NODE_REMOVED, PROTOCOL_VERSION, WantedPower};
 use nephos_types::{Error, NodeId, Result};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config, images::Images, inventory, records::Records, reporter::Reporter, servers::Servers, streams::Streams,
+    config::Config, drivers::Drivers, images::Images, inventory, records::Records, reporter::Reporter,
+    servers::Servers, snapshots::Snapshots, streams::Streams,
 };
 
 /// One node.
@@ -27,8 +28,10 @@ pub struct Agent {
     streams: Arc<Streams>,
     reporter: Arc<Reporter>,
     report_every_ms: AtomicU64,
-    /// What the control plane was last told that the driver can do.
-    told: Mutex<Option<Capabilities>>,
+    /// Zero: nothing is measured.
+    usage_every_ms: AtomicU64,
+    /// What the control plane was last told that the drivers can do.
+    told: Mutex<Option<Vec<Capabilities>>>,
     shutdown: CancellationToken,
 }
 
@@ -41,9 +44,10 @@ impl Agent {
     pub async fn run(
         config: Config,
         connector: Arc<dyn Connector>,
-        driver: Arc<dyn ComputeDriver>,
+        drivers: impl Into<Drivers>,
         shutdown: CancellationToken,
     ) -> Result<()> {
+        let drivers = drivers.into();
         // Whatever this run has started ends with it.
         let shutdown = shutdown.child_token();
         let _end = shutdown.clone().drop_guard();
@@ -52,8 +56,9 @@ impl Agent {
         let reporter = Arc::new(Reporter::default());
         let records = Records::open(config.data.as_deref())?;
         let images = Images::open(config.data.as_deref(), config.image_cache, client.clone())?;
-        let servers = Servers::new(config.clone(), driver.clone(), images, records, reporter.clone());
-        let streams = Streams::new(driver, client.clone(), shutdown.clone());
+        let snapshots = Snapshots::open(config.data.as_deref(), config.retry, client.clone(), reporter.clone())?;
+        let servers = Servers::new(config.clone(), drivers, images, snapshots, records, reporter.clone());
+        let streams = Streams::new(servers.clone(), client.clone(), shutdown.clone());
         let agent = Self {
             config,
             client,
@@ -61,6 +66,7 @@ impl Agent {
             streams,
             reporter,
             report_every_ms: AtomicU64::new(3000),
+            usage_every_ms: AtomicU64::new(0),
             told: Mutex::default(),
             shutdown,
         };
@@ -73,10 +79,10 @@ impl Agent {
 
     async fn live(&self) -> Result<()> {
         // Listening begins before looking, so that nothing happens unseen in between.
-        let events = self.servers.driver.events();
+        let events = self.servers.drivers.events();
         self.servers.adopt().await?;
         self.reporter.demand_full();
-        tokio::try_join!(self.converse(), self.lose_patience(), self.watch(events), self.look_after())?;
+        tokio::try_join!(self.converse(), self.lose_patience(), self.watch(events), self.look_after(), self.measure())?;
         Ok(())
     }
 
@@ -92,7 +98,7 @@ impl Agent {
     async fn hello(&self) -> Result<NodeId> {
         let mut failures = 0;
         loop {
-            let capabilities = self.servers.driver.capabilities();
+            let capabilities = self.servers.drivers.capabilities();
             let hello = Hello {
                 protocol: PROTOCOL_VERSION,
                 agent_version: self.config.version.clone(),
@@ -102,6 +108,7 @@ impl Agent {
                 Ok(answer) => {
                     *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(capabilities);
                     self.report_every_ms.store(answer.report_every_ms.clamp(100, 60_000), Ordering::Relaxed);
+                    self.usage_every_ms.store(answer.usage_every_ms, Ordering::Relaxed);
                     return Ok(answer.node);
                 }
                 Err(error) => self.after_failure(error, &mut failures, "hello").await?,
@@ -109,9 +116,9 @@ impl Agent {
         }
     }
 
-    /// Whether the driver can do something else than the control plane was told.
+    /// Whether the drivers can do something else than the control plane was told.
     fn has_news(&self) -> bool {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).as_ref() != Some(&self.servers.driver.capabilities())
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).as_ref() != Some(&self.servers.drivers.capabilities())
     }
 
     /// Logs a failed call and waits; gives up only if this node is none any more.
@@ -206,6 +213,21 @@ impl Agent {
         }
         // A driver without events is looked at by the sweep alone.
         Ok(())
+    }
+
+    /// Measures what running servers use, as often as the control plane wishes.
+    async fn measure(&self) -> Result<()> {
+        /// How often it is looked whether the control plane wishes it by now.
+        const IDLE: Duration = Duration::from_secs(5);
+        loop {
+            let every = self.usage_every_ms.load(Ordering::Relaxed);
+            if every == 0 {
+                tokio::time::sleep(IDLE).await;
+                continue;
+            }
+            tokio::time::sleep(Duration::from_millis(every.clamp(100, 3_600_000))).await;
+            self.reporter.used(self.servers.measure().await);
+        }
     }
 
     /// Looks at everything now and then, in case an event was missed; brings records to the disk.

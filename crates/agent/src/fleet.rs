@@ -15,15 +15,6 @@ use crate::{agent::Agent, config::Config};
 #[must_use]
 pub fn simulated_config(hostname: String, cpus: u32, memory: Bytes, disk: Bytes) -> Config {
     let defaults = Config::default();
-    let nothing = nephos_driver::Capabilities {
-        driver: String::new(),
-        version: String::new(),
-        accelerator: nephos_driver::Accelerator::None,
-        disk_formats: vec![],
-        console: false,
-        soft_stop: false,
-        features: [].into(),
-    };
     Config {
         inventory: Some(Inventory {
             hostname,
@@ -35,7 +26,7 @@ pub fn simulated_config(hostname: String, cpus: u32, memory: Bytes, disk: Bytes)
             disk,
             forward_ports: PortRange { first: 20_000, last: 29_999 },
             // Replaced by what the driver says.
-            compute: nothing,
+            compute: vec![],
         }),
         // Its guests cannot change unseen, so looking at all of them is only a safeguard.
         sweep: Duration::from_secs(600),

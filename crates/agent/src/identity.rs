@@ -10,7 +10,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use nephos_driver::ComputeDriver;
 use nephos_node_api::{
     Client, Enrolment, EnrolmentAnswer, NODE_REMOVED, Renewal,
     client::Tls,
@@ -24,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     agent::Agent,
     config::Config,
+    drivers::Drivers,
     records::{private_folder, replace},
 };
 
@@ -171,8 +171,8 @@ impl RemoteNode {
     ///
     /// # Errors
     /// As [`Agent::run`].
-    pub async fn run(&self, config: Config, driver: Arc<dyn ComputeDriver>, shutdown: CancellationToken) -> Result<()> {
-        let agent = Agent::run(config, self.connector(), driver, shutdown.clone());
+    pub async fn run(&self, config: Config, drivers: impl Into<Drivers>, shutdown: CancellationToken) -> Result<()> {
+        let agent = Agent::run(config, self.connector(), drivers, shutdown.clone());
         tokio::select! {
             ended = agent => ended,
             error = self.stay_fresh() => Err(error),

@@ -9,7 +9,7 @@ use nephos_types::{Bytes, Error, Result};
 use crate::config::Config;
 
 /// Reads it; what guests cannot have is already taken off.
-pub(crate) fn read(config: &Config, compute: Capabilities) -> Result<Inventory> {
+pub(crate) fn read(config: &Config, compute: Vec<Capabilities>) -> Result<Inventory> {
     if let Some(inventory) = &config.inventory {
         return Ok(Inventory { compute, ..inventory.clone() });
     }

@@ -1,7 +1,7 @@
 //! The node: connection, reconcile, image cache, drivers.
 //!
 //! An [`Agent`] dials the control plane, hears what its machine should run, makes it so through a
-//! [`ComputeDriver`](nephos_driver::ComputeDriver), and reports what is so.
+//! [`ComputeDriver`](nephos_driver::ComputeDriver) (or several), and reports what is so.
 //!
 //! Invariants: what should be is remembered across restarts of the agent and absences of the control plane; guests
 //! outlive the agent; a guest that the control plane did not name is never touched; calls on one guest are serialised.
@@ -10,6 +10,7 @@
 
 mod agent;
 mod config;
+mod drivers;
 mod fleet;
 mod identity;
 mod images;
@@ -18,9 +19,11 @@ mod reconcile;
 mod records;
 mod reporter;
 mod servers;
+mod snapshots;
 mod streams;
 
 pub use agent::Agent;
 pub use config::{Backoff, Config};
+pub use drivers::Drivers;
 pub use fleet::{Fleet, simulated_config};
 pub use identity::{Join, RemoteNode};

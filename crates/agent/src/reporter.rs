@@ -9,10 +9,12 @@ use std::{
     time::Duration,
 };
 
-use nephos_node_api::{Report, ServerReport, ServerState};
+use nephos_node_api::{Report, ServerReport, ServerState, UsageSample};
 use nephos_types::{ServerId, Timestamp};
 use tokio::{sync::Notify, time::Instant};
 
+/// Measurements that wait for a report; of more, the oldest are dropped.
+const MEASUREMENTS: usize = 20_000;
 /// Work that takes less is not reported as going on.
 const WORTH_SAYING: Duration = Duration::from_millis(50);
 
@@ -27,6 +29,8 @@ struct State {
     latest: BTreeMap<ServerId, ServerReport>,
     unheard: BTreeSet<ServerId>,
     full_due: bool,
+    /// What servers have used since the last report.
+    usage: Vec<UsageSample>,
     /// When what is unheard has to be said.
     due: Option<Instant>,
     last_at: Timestamp,
@@ -57,6 +61,29 @@ impl Reporter {
         state.latest.insert(report.id, report);
         drop(state);
         self.changed.notify_one();
+    }
+
+    /// Changes what was stated of a server, if anything was; wakes the sender if that is news.
+    pub(crate) fn amend(&self, id: ServerId, change: impl FnOnce(&mut ServerReport)) {
+        let mut state = self.state();
+        let Some(mut report) = state.latest.get(&id).cloned() else { return };
+        change(&mut report);
+        if state.latest.get(&id) == Some(&report) {
+            return;
+        }
+        state.due = Some(Instant::now());
+        state.unheard.insert(id);
+        state.latest.insert(id, report);
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// States what servers have used. Said with the next report, and not again if that is lost.
+    pub(crate) fn used(&self, samples: Vec<UsageSample>) {
+        let mut state = self.state();
+        state.usage.extend(samples);
+        let more = state.usage.len().saturating_sub(MEASUREMENTS);
+        state.usage.drain(..more);
     }
 
     /// Says no more about a server.
@@ -105,7 +132,8 @@ impl Reporter {
         // The wall clock may stand still or jump back; the order of reports must not.
         let at = Timestamp::now().max(Timestamp::from_micros(state.last_at.as_micros().saturating_add(1)));
         state.last_at = at;
-        Sending { report: Report { at, full, servers } }
+        let usage = std::mem::take(&mut state.usage);
+        Sending { report: Report { at, full, servers, usage } }
     }
 
     /// The report may not have arrived: say again what it said, as it is by then.
@@ -128,7 +156,7 @@ mod tests {
     use super::*;
 
     fn gone(id: ServerId, generation: u64) -> ServerReport {
-        ServerReport { id, generation, state: ServerState::Gone, error: None, restarts: 0 }
+        ServerReport { id, generation, state: ServerState::Gone, error: None, restarts: 0, snapshots: vec![] }
     }
 
     #[test]

@@ -14,21 +14,24 @@ use std::{
 
 use futures_util::{FutureExt, StreamExt, stream};
 use nephos_driver::{ComputeDriver, GuestEvent, Presence};
-use nephos_node_api::{DesiredServer, ServerReport, ServerState, WantedPower};
-use nephos_types::{Result, ServerId};
+use nephos_node_api::{DesiredServer, ServerReport, ServerState, UsageSample, WantedPower};
+use nephos_types::{ImageId, Result, ServerId, Timestamp};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     config::Config,
+    drivers::Drivers,
     images::Images,
     records::{Record, Records},
     reporter::Reporter,
+    snapshots::Snapshots,
 };
 
 pub(crate) struct Servers {
     pub(crate) config: Arc<Config>,
-    pub(crate) driver: Arc<dyn ComputeDriver>,
+    pub(crate) drivers: Drivers,
     pub(crate) images: Images,
+    pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) records: Records,
     pub(crate) reporter: Arc<Reporter>,
     /// Bounds the work on different servers at the same time.
@@ -85,16 +88,18 @@ pub(crate) enum Turn {
 impl Servers {
     pub(crate) fn new(
         config: Arc<Config>,
-        driver: Arc<dyn ComputeDriver>,
+        drivers: Drivers,
         images: Images,
+        snapshots: Arc<Snapshots>,
         records: Records,
         reporter: Arc<Reporter>,
     ) -> Arc<Self> {
         let slots = Semaphore::new(config.parallel.max(1));
         Arc::new(Self {
             config,
-            driver,
+            drivers,
             images,
+            snapshots,
             records,
             reporter,
             slots,
@@ -116,7 +121,7 @@ impl Servers {
         }
         stream::iter(records)
             .for_each_concurrent(self.config.parallel, async |record| {
-                let presence = self.driver.observe(record.desired.id).await;
+                let presence = self.observe(&record.desired).await;
                 self.report(&record, presence, None);
                 self.table().insert(record.desired.id, Entry::new(record));
             })
@@ -127,13 +132,13 @@ impl Servers {
 
     /// Reports guests that this agent was never told about. They are left alone.
     pub(crate) async fn look_for_strangers(&self) {
-        let guests = match self.driver.list().await {
+        let guests = match self.drivers.list().await {
             Ok(guests) => guests,
             Err(error) => return tracing::warn!(error = %error.chain(), "the driver cannot list its guests"),
         };
         let unknown: BTreeSet<ServerId> = {
             let table = self.table();
-            guests.into_iter().filter(|id| !table.contains_key(id)).collect()
+            guests.keys().copied().filter(|id| !table.contains_key(id)).collect()
         };
         let known =
             std::mem::replace(&mut *self.strangers.lock().unwrap_or_else(PoisonError::into_inner), unknown.clone());
@@ -146,13 +151,21 @@ impl Servers {
             if !known.contains(&id) {
                 tracing::warn!(server = %id, "a guest that the control plane has not named; it is left alone");
             }
-            let state = match self.driver.observe(id).await {
+            let Some(driver) = guests.get(&id) else { continue };
+            let state = match driver.observe(id).await {
                 Presence::Gone => continue,
                 Presence::Present(observation) => ServerState::Present(observation),
                 Presence::Unknown { reason } => ServerState::Unknown { reason },
             };
             if !self.table().contains_key(&id) {
-                self.reporter.set(ServerReport { id, generation: 0, state, error: None, restarts: 0 });
+                self.reporter.set(ServerReport {
+                    id,
+                    generation: 0,
+                    state,
+                    error: None,
+                    restarts: 0,
+                    snapshots: vec![],
+                });
             }
         }
     }
@@ -167,6 +180,11 @@ impl Servers {
     /// alone as a stranger.
     pub(crate) async fn apply(self: &Arc<Self>, desired: Vec<DesiredServer>) {
         let listed: HashSet<ServerId> = desired.iter().map(|server| server.id).collect();
+        let copies: HashMap<ServerId, Vec<ImageId>> = desired
+            .iter()
+            .filter(|server| !server.snapshots.is_empty())
+            .map(|server| (server.id, server.snapshots.iter().map(|task| task.image).collect()))
+            .collect();
         let mut begin = vec![];
         let forgotten: Vec<ServerId> = {
             let mut table = self.table();
@@ -196,6 +214,7 @@ impl Servers {
             }
             forgotten
         };
+        self.snapshots.keep_only(&copies).await;
         for id in begin {
             self.begin_work(id);
         }
@@ -319,13 +338,44 @@ impl Servers {
     }
 
     pub(crate) fn report_state(&self, record: &Record, state: ServerState, error: Option<nephos_types::Error>) {
-        self.reporter.set(ServerReport {
-            id: record.desired.id,
-            generation: record.reached,
-            state,
-            error,
-            restarts: record.restarts,
+        let id = record.desired.id;
+        let snapshots = self.snapshots.reports(id);
+        let copies = !snapshots.is_empty();
+        let (generation, restarts) = (record.reached, record.restarts);
+        self.reporter.set(ServerReport { id, generation, state, error, restarts, snapshots });
+        if copies {
+            // A copy may have gone on since it was looked at.
+            self.reporter.amend(id, |report| report.snapshots = self.snapshots.reports(id));
+        }
+    }
+
+    /// The driver that a server is for; the first one if nobody has named the server.
+    pub(crate) fn driver_of(&self, id: ServerId) -> Result<Arc<dyn ComputeDriver>> {
+        let name = self.table().get(&id).map(|entry| entry.record.desired.driver.clone()).unwrap_or_default();
+        self.drivers.named(&name).cloned()
+    }
+
+    /// What is known about a server's guest.
+    pub(crate) async fn observe(&self, server: &DesiredServer) -> Presence {
+        match self.drivers.named(&server.driver) {
+            Ok(driver) => driver.observe(server.id).await,
+            Err(error) => Presence::Unknown { reason: error.to_string() },
+        }
+    }
+
+    /// What running servers have used by now.
+    pub(crate) async fn measure(&self) -> Vec<UsageSample> {
+        let running: Vec<(ServerId, String)> = {
+            let table = self.table();
+            let runs = |entry: &&Entry| matches!(entry.record.desired.power, WantedPower::On { .. });
+            let named = |entry: &Entry| (entry.record.desired.id, entry.record.desired.driver.clone());
+            table.values().filter(runs).map(named).collect()
+        };
+        let measured = stream::iter(running).map(async |(server, driver)| {
+            let usage = self.drivers.named(&driver).ok()?.usage(server).await.ok()?;
+            (usage != nephos_driver::Usage::default()).then(|| UsageSample { server, at: Timestamp::now(), usage })
         });
+        measured.buffer_unordered(self.config.parallel.max(1)).filter_map(async |sample| sample).collect().await
     }
 
     /// Checksums of the images that guests here stand on; `None` while there are guests nobody knows.
@@ -337,7 +387,7 @@ impl Servers {
         Some(
             table
                 .values()
-                .filter_map(|entry| entry.record.desired.image.as_ref())
+                .flat_map(|entry| entry.record.desired.images())
                 .map(|image| image.sha256.to_ascii_lowercase())
                 .collect(),
         )

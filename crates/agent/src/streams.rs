@@ -1,4 +1,5 @@
-//! Streams that somebody at the control plane waits for: consoles and their logs. The node dials each one once.
+//! Streams that somebody at the control plane waits for: consoles and their logs, screens, questions to the inside of
+//! servers. The node dials each one once.
 
 use std::{
     collections::HashSet,
@@ -6,11 +7,13 @@ use std::{
     time::Duration,
 };
 
-use nephos_driver::ComputeDriver;
-use nephos_node_api::{Client, Duplex, StreamPurpose, StreamRequest};
-use nephos_types::{Error, ErrorKind, Result, StreamId};
+use nephos_driver::{Answer, Question};
+use nephos_node_api::{Client, Duplex, StreamPurpose, StreamRequest, frame};
+use nephos_types::{Error, ErrorKind, Result, ServerId, StreamId};
 use tokio::{io::AsyncWriteExt, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
+
+use crate::servers::Servers;
 
 /// Streams open at the same time.
 const MOST: usize = 256;
@@ -18,9 +21,13 @@ const MOST: usize = 256;
 const LONGEST_LOG: u64 = 16 << 20;
 /// A console on which nothing moves for this long is closed; an abandoned connection may not show otherwise.
 const IDLE: Duration = Duration::from_secs(24 * 3600);
+/// How long the control plane may take to send its question.
+const QUESTION_WITHIN: Duration = Duration::from_secs(60);
+/// How long a guest may take to answer, whatever it is asked.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3700);
 
 pub(crate) struct Streams {
-    driver: Arc<dyn ComputeDriver>,
+    servers: Arc<Servers>,
     client: Client,
     dialled: Mutex<HashSet<StreamId>>,
     open: Arc<Semaphore>,
@@ -28,8 +35,8 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    pub(crate) fn new(driver: Arc<dyn ComputeDriver>, client: Client, shutdown: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { driver, client, dialled: Mutex::default(), open: Arc::new(Semaphore::new(MOST)), shutdown })
+    pub(crate) fn new(servers: Arc<Servers>, client: Client, shutdown: CancellationToken) -> Arc<Self> {
+        Arc::new(Self { servers, client, dialled: Mutex::default(), open: Arc::new(Semaphore::new(MOST)), shutdown })
     }
 
     /// Dials those that have not been dialled.
@@ -61,31 +68,84 @@ impl Streams {
                 .detail(format!("at most {MOST}"));
             return self.client.refuse_stream(request.id, &busy).await;
         };
-        match request.purpose {
-            StreamPurpose::Console { server } => match self.driver.console(server).await {
-                Ok(console) => {
-                    let far = self.client.open_stream(request.id).await?;
-                    join(console, far).await;
-                    Ok(())
-                }
-                Err(error) => self.client.refuse_stream(request.id, &error).await,
-            },
+        let opened = match request.purpose {
+            StreamPurpose::Console { server } => self.console(request.id, server).await,
+            StreamPurpose::Display { server } => self.display(request.id, server).await,
             StreamPurpose::ConsoleLog { server, max } => {
                 let max = usize::try_from(max.min(LONGEST_LOG)).unwrap_or(usize::MAX);
-                match self.driver.console_log(server, max).await {
-                    Ok(log) => {
-                        let mut far = self.client.open_stream(request.id).await?;
-                        let sent = async {
-                            far.write_all(&log).await?;
-                            far.shutdown().await
-                        };
-                        sent.await.map_err(|error| Error::internal("A console log broke off", error))
-                    }
-                    Err(error) => self.client.refuse_stream(request.id, &error).await,
-                }
+                let log = async { self.servers.driver_of(server)?.console_log(server, max).await };
+                self.send(request.id, log.await).await
             }
+            StreamPurpose::Screenshot { server } => {
+                let picture = async { self.servers.driver_of(server)?.screenshot(server).await };
+                self.send(request.id, picture.await).await
+            }
+            StreamPurpose::Ask { server } => self.ask(request.id, server).await,
+        };
+        match opened {
+            Ok(()) => Ok(()),
+            Err(Ended::Refused(error)) => self.client.refuse_stream(request.id, &error).await,
+            Err(Ended::Broken(error)) => Err(error),
         }
     }
+
+    async fn console(&self, stream: StreamId, server: ServerId) -> Result<(), Ended> {
+        let driver = self.servers.driver_of(server).map_err(Ended::Refused)?;
+        let console = driver.console(server).await.map_err(Ended::Refused)?;
+        join(console, self.dial(stream).await?).await;
+        Ok(())
+    }
+
+    async fn display(&self, stream: StreamId, server: ServerId) -> Result<(), Ended> {
+        let driver = self.servers.driver_of(server).map_err(Ended::Refused)?;
+        let display = driver.display(server).await.map_err(Ended::Refused)?;
+        join(display, self.dial(stream).await?).await;
+        Ok(())
+    }
+
+    /// Sends bytes, or says why there are none.
+    async fn send(&self, stream: StreamId, bytes: Result<Vec<u8>>) -> Result<(), Ended> {
+        let bytes = bytes.map_err(Ended::Refused)?;
+        let mut far = self.dial(stream).await?;
+        let sent = async {
+            far.write_all(&bytes).await?;
+            far.shutdown().await
+        };
+        sent.await.map_err(|error| Ended::Broken(Error::internal("A stream broke off", error)))
+    }
+
+    /// Receives a question, asks the guest, sends the answer.
+    async fn ask(&self, stream: StreamId, server: ServerId) -> Result<(), Ended> {
+        let driver = self.servers.driver_of(server).map_err(Ended::Refused)?;
+        let mut far = self.dial(stream).await?;
+        let question = tokio::time::timeout(QUESTION_WITHIN, frame::read::<Question>(&mut far)).await;
+        let question = question.map_err(|_| Ended::Broken(silent("the control plane sent no question")))?;
+        let question = question.map_err(Ended::Broken)?;
+        let answer: Result<Answer> = match question.check() {
+            Ok(()) => tokio::time::timeout(ANSWER_WITHIN, driver.ask(server, &question))
+                .await
+                .unwrap_or_else(|_| Err(silent("the guest did not answer"))),
+            Err(error) => Err(error),
+        };
+        frame::write(&mut far, &answer).await.map_err(Ended::Broken)?;
+        far.shutdown().await.map_err(|error| Ended::Broken(Error::internal("A stream broke off", error)))
+    }
+
+    async fn dial(&self, stream: StreamId) -> Result<Box<dyn Duplex>, Ended> {
+        self.client.open_stream(stream).await.map_err(Ended::Broken)
+    }
+}
+
+/// Why a stream was not served to its end.
+enum Ended {
+    /// It cannot be opened; whoever waits is told.
+    Refused(Error),
+    /// It broke off.
+    Broken(Error),
+}
+
+fn silent(detail: &str) -> Error {
+    Error::new(ErrorKind::Timeout, "no_answer", "No answer came in time").detail(detail.to_owned())
 }
 
 /// Copies both ways until either side ends.

@@ -10,21 +10,19 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
 use nephos_auth::{Policy, ServerCertificate};
-use nephos_node_api::Content;
 use nephos_ops::Cloud;
 use nephos_store::{Author, Kinds, Sqlite, Store, Transaction};
-use nephos_types::{Error, ImageId, Result, Secret, Timestamp};
+use nephos_types::{Error, Result, Secret, Timestamp};
 use nephos_workflow::{Config, Observer};
 
 use crate::{
     compute::{self, Compute},
     core::{CloudCore, Handlers},
     idempotency, identity,
-    image::{self, Images},
+    image::{self, Images, NodeImages},
     journal::{Engine, StoreJournal, WorkflowRun},
-    node::{self, ImageBytes, Nodes, Workload},
+    node::{self, Nodes, Workload},
     system::System,
     workflow::{self, Workflows},
 };
@@ -60,18 +58,6 @@ pub struct Options {
     pub keep_audit: Duration,
     /// Which closed workflow runs are kept.
     pub keep_workflows: workflow::Retention,
-}
-
-/// Images as nodes fetch them.
-struct NodeImages(Arc<Images>);
-
-impl ImageBytes for NodeImages {
-    fn open(&self, image: ImageId) -> BoxFuture<'_, Result<Content>> {
-        Box::pin(async move {
-            let opened = self.0.open(image).await?;
-            Ok(Content { length: opened.length, body: opened.body })
-        })
-    }
 }
 
 /// A control plane.

@@ -15,8 +15,8 @@ use std::{
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
+use hyper::body::{Frame, Incoming};
 use hyper_util::{
     client::legacy::connect::{Connected, Connection},
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     control::{Content, ControlPlane, Duplex},
-    message::{Desired, Enrolment, EnrolmentAnswer, Hello, HelloAnswer, Renewal, Report},
+    message::{Desired, Enrolment, EnrolmentAnswer, Hello, HelloAnswer, Renewal, Report, SnapshotHeader},
     server::{self, Peer, UPGRADE},
     tls::SERVER_NAME,
 };
@@ -43,6 +43,9 @@ use crate::{
 const DIAL_WITHIN: Duration = Duration::from_secs(10);
 /// How long a call may take that the control plane answers at once.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+/// How long sending a copy of a disk may take; the control plane takes what it can, and a broken connection shows
+/// earlier.
+const SNAPSHOT_WITHIN: Duration = Duration::from_secs(24 * 3600);
 /// Shorter than the time after which the server closes idle connections.
 const IDLE_FOR: Duration = Duration::from_secs(30);
 const ANSWER_BODY: usize = 256 << 20;
@@ -123,7 +126,8 @@ pub struct Client {
     dial: Dial,
 }
 
-type Pool = hyper_util::client::legacy::Client<Dial, Full<Bytes>>;
+type Body = UnsyncBoxBody<Bytes, io::Error>;
+type Pool = hyper_util::client::legacy::Client<Dial, Body>;
 
 impl Client {
     /// Over this connector; nothing is dialled before the first call.
@@ -191,6 +195,19 @@ impl Client {
         Ok(Content { length, body: Box::pin(body) })
     }
 
+    /// Sends a copy of a server's root disk. Returns once the control plane has it.
+    pub async fn send_snapshot(&self, image: ImageId, header: SnapshotHeader, content: Content) -> Result<()> {
+        let format = serde_json::to_value(header.format)
+            .map_err(|error| Error::internal("A disk format cannot be named", error))?;
+        let format = format.as_str().unwrap_or_default();
+        let path = format!("snapshots/{image}?format={format}&frozen={}", header.frozen);
+        let mut request = self.build(Method::PUT, &path, None::<&()>)?;
+        request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(content.length));
+        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        *request.body_mut() = StreamBody::new(content.body.map_ok(Frame::data)).boxed_unsync();
+        self.send(request, SNAPSHOT_WITHIN).await.map(drop)
+    }
+
     /// Dials a stream that somebody waits for.
     pub async fn open_stream(&self, stream: StreamId) -> Result<Box<dyn Duplex>> {
         let mut request = self.build(Method::POST, &format!("streams/{stream}"), None::<&()>)?;
@@ -232,7 +249,7 @@ impl Client {
         self.send(self.build(method, path, body)?, within).await
     }
 
-    fn build(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<Request<Full<Bytes>>> {
+    fn build(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<Request<Body>> {
         let text = match body {
             Some(body) => serde_json::to_vec(body)
                 .map_err(|error| Error::internal("A message to the control plane could not be written", error))?,
@@ -242,14 +259,15 @@ impl Client {
         let uri: Uri = format!("http://control/node/v1/{path}")
             .parse()
             .map_err(|error| Error::internal("A message to the control plane could not be addressed", error))?;
-        let mut request = Request::new(Full::new(Bytes::from(text)));
+        let body = Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync();
+        let mut request = Request::new(body);
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(request)
     }
 
-    async fn send(&self, request: Request<Full<Bytes>>, within: Duration) -> Result<Response<Incoming>> {
+    async fn send(&self, request: Request<Body>, within: Duration) -> Result<Response<Incoming>> {
         let pool = self.pool.read().unwrap_or_else(PoisonError::into_inner).clone();
         let response = tokio::time::timeout(within, pool.request(request))
             .await

@@ -7,7 +7,7 @@ use futures_util::Stream;
 use nephos_types::{Error, ImageId, NodeId, Result, StreamId};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::message::{Desired, Enrolment, EnrolmentAnswer, Hello, HelloAnswer, Renewal, Report};
+use crate::message::{Desired, Enrolment, EnrolmentAnswer, Hello, HelloAnswer, Renewal, Report, SnapshotHeader};
 
 /// What object-safe methods return.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
@@ -51,6 +51,10 @@ pub trait ControlPlane: Send + Sync + 'static {
 
     /// The bytes of an image.
     fn image(&self, node: NodeId, image: ImageId) -> Boxed<'_, Content>;
+
+    /// The bytes of a copy of a server's root disk that the node was asked for. Can be repeated: whatever came of an
+    /// earlier call, once this returns the image has its content.
+    fn snapshot(&self, node: NodeId, image: ImageId, header: SnapshotHeader, content: Content) -> Boxed<'_, ()>;
 
     /// The node has dialled a stream that somebody waits for. Returns when nobody needs it any more.
     fn accept_stream(&self, node: NodeId, stream: StreamId, duplex: Box<dyn Duplex>) -> Boxed<'_, ()>;

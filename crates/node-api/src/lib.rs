@@ -8,6 +8,7 @@
 
 pub mod client;
 mod control;
+pub mod frame;
 mod message;
 pub mod server;
 pub mod tls;
@@ -15,6 +16,7 @@ pub mod tls;
 pub use client::{Client, Connector};
 pub use control::{Boxed, ByteStream, Content, ControlPlane, Duplex, HELLO_FIRST, NODE_REMOVED};
 pub use message::{
-    Desired, DesiredServer, Enrolment, EnrolmentAnswer, FETCHING_IMAGE, Hello, HelloAnswer, ImageSource, Inventory,
-    PROTOCOL_VERSION, PortRange, Renewal, Report, ServerReport, ServerState, StreamPurpose, StreamRequest, WantedPower,
+    BootSource, Desired, DesiredServer, Enrolment, EnrolmentAnswer, FETCHING_IMAGE, Hello, HelloAnswer, ImageSource,
+    Inventory, PROTOCOL_VERSION, PortRange, Renewal, Report, ServerReport, ServerState, SnapshotHeader, SnapshotReport,
+    SnapshotState, SnapshotTask, StreamPurpose, StreamRequest, UsageSample, WantedPower,
 };

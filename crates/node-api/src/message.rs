@@ -1,9 +1,9 @@
 //! The messages. Additive changes only within one [`PROTOCOL_VERSION`]; unknown fields are ignored on both sides, so
 //! that a newer agent works with an older control plane and the other way round.
 
-use nephos_driver::{Capabilities, ConfigFile, DiskFormat, Interface, Observation};
+use nephos_driver::{Capabilities, ConfigFile, DiskFormat, Firmware, Interface, Observation, Usage};
 use nephos_types::{Bytes, Error, ImageId, NodeId, ServerId, StreamId, Timestamp};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The version spoken; the control plane also accepts the one before.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -65,8 +65,23 @@ pub struct Inventory {
     pub disk: Bytes,
     /// Ports for forwards.
     pub forward_ports: PortRange,
-    /// What the node's compute driver can do.
-    pub compute: Capabilities,
+    /// What the node's compute drivers can do; the first one is for servers that name none.
+    #[serde(deserialize_with = "one_or_many")]
+    pub compute: Vec<Capabilities>,
+}
+
+/// A node used to have one driver.
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Capabilities>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMany {
+        Many(Vec<Capabilities>),
+        One(Box<Capabilities>),
+    }
+    Ok(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::Many(many) => many,
+        OneOrMany::One(one) => vec![*one],
+    })
 }
 
 /// First call after each start of the agent, and again when the inventory changes.
@@ -89,6 +104,9 @@ pub struct HelloAnswer {
     pub node: NodeId,
     /// Report at least this often, in milliseconds.
     pub report_every_ms: u64,
+    /// Measure what running servers use this often, in milliseconds; zero: not at all.
+    #[serde(default)]
+    pub usage_every_ms: u64,
 }
 
 /// What [`ServerState::Working`] says while a server's image is on its way.
@@ -121,8 +139,40 @@ pub enum WantedPower {
         /// Grace.
         grace_ms: u64,
     },
+    /// Let it stand still in memory. What is off is left off.
+    Paused,
+    /// Save its memory to the disk and end its process. What is off is left off.
+    Suspended,
     /// Remove everything of it.
     Absent,
+}
+
+/// Where a server boots from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "snake_case")]
+pub enum BootSource {
+    /// Its root disk.
+    #[default]
+    Disk,
+    /// A Linux kernel that is loaded directly.
+    Kernel {
+        /// The kernel.
+        kernel: ImageSource,
+        /// Its first root file system.
+        initrd: Option<ImageSource>,
+        /// Its command line.
+        command_line: String,
+    },
+}
+
+/// A copy of a server's root disk that is to be made and sent to the control plane as an image's content. Made once,
+/// however often it is asked for; no part of what a generation counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotTask {
+    /// The image that it becomes.
+    pub image: ImageId,
+    /// Ask the guest to hold its file systems still meanwhile, if it can be asked.
+    pub freeze: bool,
 }
 
 /// What one server on the node should be.
@@ -152,6 +202,35 @@ pub struct DesiredServer {
     pub reboots: u64,
     /// Grace of the last reboot in milliseconds; zero resets at once.
     pub reboot_grace_ms: u64,
+    /// Name of the driver that runs it; empty for the node's first one.
+    #[serde(default)]
+    pub driver: String,
+    /// Another number means another disk, made anew from `image`. Changes only while the server is off.
+    #[serde(default)]
+    pub incarnation: u64,
+    /// Boot from a throw-away copy of this image instead, with the root disk as the second disk.
+    #[serde(default)]
+    pub rescue: Option<ImageSource>,
+    /// Firmware.
+    #[serde(default)]
+    pub firmware: Firmware,
+    /// Boot source.
+    #[serde(default)]
+    pub boot: BootSource,
+    /// Copies of its disk that are wanted.
+    #[serde(default)]
+    pub snapshots: Vec<SnapshotTask>,
+}
+
+impl DesiredServer {
+    /// All images that the node needs for it.
+    pub fn images(&self) -> impl Iterator<Item = &ImageSource> {
+        let (kernel, initrd) = match &self.boot {
+            BootSource::Disk => (None, None),
+            BootSource::Kernel { kernel, initrd, .. } => (Some(kernel), initrd.as_ref()),
+        };
+        [self.image.as_ref(), self.rescue.as_ref(), kernel, initrd].into_iter().flatten()
+    }
 }
 
 /// All that should be on the node, as of a revision. Revisions are compared for equality only: they start anew with
@@ -182,6 +261,22 @@ pub enum StreamPurpose {
         server: ServerId,
         /// At most this many bytes.
         max: u64,
+    },
+    /// A server's screen: the remote framebuffer protocol (RFC 6143), both ways.
+    Display {
+        /// The server.
+        server: ServerId,
+    },
+    /// A picture of a server's screen as PNG, one way.
+    Screenshot {
+        /// The server.
+        server: ServerId,
+    },
+    /// A question to the inside of a server: the control plane sends a [`Question`](nephos_driver::Question), the node
+    /// a `Result<`[`Answer`](nephos_driver::Answer)`, Error>`, each as one [`frame`](crate::frame).
+    Ask {
+        /// The server.
+        server: ServerId,
     },
 }
 
@@ -216,6 +311,56 @@ pub enum ServerState {
     },
 }
 
+/// How far a copy of a server's root disk is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum SnapshotState {
+    /// The disk is being copied.
+    Copying,
+    /// The copy is on its way to the control plane.
+    Uploading {
+        /// Progress in percent.
+        percent: u8,
+    },
+    /// The control plane has it.
+    Done,
+    /// It did not succeed so far. Tried again, unless `error` says that it is of no use.
+    Failed {
+        /// Why.
+        error: Error,
+    },
+}
+
+/// Report on one copy of a server's root disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotReport {
+    /// The image that it becomes.
+    pub image: ImageId,
+    /// How far it is.
+    #[serde(flatten)]
+    pub state: SnapshotState,
+}
+
+/// What comes with the bytes of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotHeader {
+    /// Layout of the file.
+    pub format: DiskFormat,
+    /// Whether the guest held its file systems still.
+    pub frozen: bool,
+}
+
+/// What a server has used, as measured at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageSample {
+    /// The server.
+    pub server: ServerId,
+    /// When, by the node's clock.
+    pub at: Timestamp,
+    /// Since its start.
+    pub usage: Usage,
+}
+
 /// Report on one server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerReport {
@@ -229,6 +374,9 @@ pub struct ServerReport {
     pub error: Option<Error>,
     /// Restarts after crashes, since the server was made.
     pub restarts: u64,
+    /// Copies of its disk that are asked for.
+    #[serde(default)]
+    pub snapshots: Vec<SnapshotReport>,
 }
 
 /// What is so on the node. Sent on change and at least every `report_every_ms`; it also keeps the node's lease.
@@ -240,4 +388,7 @@ pub struct Report {
     pub full: bool,
     /// The servers.
     pub servers: Vec<ServerReport>,
+    /// What servers have used since the last report. Best effort: what is lost on the way is not said again.
+    #[serde(default)]
+    pub usage: Vec<UsageSample>,
 }

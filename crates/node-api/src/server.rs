@@ -8,6 +8,7 @@
 //! | `POST /node/v1/report` | what is so |
 //! | `POST /node/v1/renew` | a new certificate; the only one open to an expired certificate |
 //! | `GET /node/v1/images/{id}` | an image's bytes |
+//! | `PUT /node/v1/snapshots/{image}?format=F&frozen=B` | the bytes of a copy of a disk, as an image's content |
 //! | `POST /node/v1/streams/{id}` | upgrade to raw bytes |
 //! | `POST /node/v1/streams/{id}/refused` | why the stream cannot be opened |
 
@@ -36,7 +37,11 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::{control::ControlPlane, tls::NodeCertificate};
+use crate::{
+    control::{Content, ControlPlane},
+    message::SnapshotHeader,
+    tls::NodeCertificate,
+};
 
 /// The protocol named in `Upgrade` when a connection becomes a raw stream.
 pub(crate) const UPGRADE: &str = "nephos-stream";
@@ -263,6 +268,19 @@ impl Handler {
                 response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(content.length));
                 Ok(response)
             }
+            (Method::PUT, "snapshots", Some(image), None) => {
+                let node = self.peer.node()?;
+                let image = image.parse()?;
+                let header = snapshot_of(request.uri().query().unwrap_or_default())?;
+                let length = request
+                    .headers()
+                    .get(header::CONTENT_LENGTH)
+                    .and_then(|value| value.to_str().ok()?.parse().ok())
+                    .ok_or_else(|| Error::invalid("length_missing", "The length of the copy is not said"))?;
+                let body = Box::pin(request.into_body().into_data_stream().map_err(std::io::Error::other));
+                self.control.snapshot(node, image, header, Content { length, body }).await?;
+                Ok(empty(StatusCode::NO_CONTENT))
+            }
             (Method::POST, "streams", Some(stream), None) => {
                 let node = self.peer.node()?;
                 let stream = stream.parse()?;
@@ -326,6 +344,14 @@ fn poll_of(query: &str) -> Result<(Option<u64>, Duration)> {
         }
     }
     Ok((after, wait))
+}
+
+fn snapshot_of(query: &str) -> Result<SnapshotHeader> {
+    let unusable = |what: &str| Error::invalid("invalid_query", "Not a usable query").detail(what.to_owned());
+    let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    let format = value("format").ok_or_else(|| unusable("`format` is missing"))?;
+    let format = serde_json::from_value(format.into()).map_err(|_| unusable("`format` is not known"))?;
+    Ok(SnapshotHeader { format, frozen: value("frozen") == Some("true") })
 }
 
 async fn read<T: DeserializeOwned>(request: Request<Incoming>, limit: usize) -> Result<T> {

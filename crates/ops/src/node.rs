@@ -21,6 +21,19 @@ pub enum NodeState {
     Unknown,
 }
 
+/// Something that can run servers on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeDriver {
+    /// Its name: `qemu`, `container`, `simulated`.
+    pub name: String,
+    /// Version of the engine behind it.
+    pub version: String,
+    /// Image formats that it boots.
+    pub formats: Vec<String>,
+    /// What else it can do: `pause`, `suspend`, `snapshot`, `rescue`, `ask`, …
+    pub features: Vec<String>,
+}
+
 /// A machine that runs an agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Node {
@@ -55,9 +68,12 @@ pub struct Node {
     /// CPU model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_model: Option<String>,
-    /// What runs its servers: `qemu`, `simulated`, with version.
+    /// What runs its servers, if they need nothing else: `qemu`, `simulated`, with version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
+    /// All that can run servers on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drivers: Vec<NodeDriver>,
     /// How guests' instructions are executed: `kvm`, or `tcg` and why not better.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accelerator: Option<String>,

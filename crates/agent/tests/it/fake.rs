@@ -6,10 +6,12 @@ use std::{
     time::Duration,
 };
 
-use nephos_driver::{Observation, Power};
+use futures_util::StreamExt;
+use nephos_driver::{Firmware, Observation, Power};
 use nephos_node_api::{
-    Boxed, Content, ControlPlane, Desired, DesiredServer, Duplex, Enrolment, EnrolmentAnswer, HELLO_FIRST, Hello,
-    HelloAnswer, Renewal, Report, ServerReport, ServerState, StreamPurpose, StreamRequest, WantedPower,
+    BootSource, Boxed, Content, ControlPlane, Desired, DesiredServer, Duplex, Enrolment, EnrolmentAnswer, HELLO_FIRST,
+    Hello, HelloAnswer, Renewal, Report, ServerReport, ServerState, SnapshotHeader, StreamPurpose, StreamRequest,
+    UsageSample, WantedPower,
 };
 use nephos_types::{Bytes, Error, ErrorKind, ImageId, NodeId, Result, ServerId, StreamId};
 use tokio::sync::{mpsc, watch};
@@ -28,6 +30,11 @@ pub(crate) struct State {
     pub(crate) lose_after: u32,
     pub(crate) heard_hello: bool,
     pub(crate) away: bool,
+    /// Copies of disks that arrived: how often, and what came.
+    pub(crate) copies: BTreeMap<ImageId, (u32, SnapshotHeader, Vec<u8>)>,
+    /// Copies to break off in the middle.
+    pub(crate) break_copies: u32,
+    pub(crate) usage: Vec<UsageSample>,
 }
 
 pub(crate) struct Fake {
@@ -129,6 +136,12 @@ pub(crate) fn server(power: WantedPower) -> DesiredServer {
         power,
         reboots: 0,
         reboot_grace_ms: 0,
+        driver: String::new(),
+        incarnation: 0,
+        rescue: None,
+        firmware: Firmware::Bios,
+        boot: BootSource::Disk,
+        snapshots: vec![],
     }
 }
 
@@ -143,7 +156,7 @@ impl ControlPlane for Fake {
             let mut state = self.state.lock().unwrap();
             state.hellos += 1;
             state.heard_hello = true;
-            Ok(HelloAnswer { protocol: hello.protocol, node, report_every_ms: 200 })
+            Ok(HelloAnswer { protocol: hello.protocol, node, report_every_ms: 200, usage_every_ms: 100 })
         })
     }
 
@@ -176,6 +189,7 @@ impl ControlPlane for Fake {
             for server in report.servers {
                 state.reports.insert(server.id, server);
             }
+            state.usage.extend(report.usage);
             self.changed.send_modify(|count| *count += 1);
             if state.lose_after > 0 {
                 state.lose_after -= 1;
@@ -197,6 +211,30 @@ impl ControlPlane for Fake {
             let length = bytes.len() as u64;
             let chunks: Vec<_> = bytes.chunks(1000).map(|chunk| Ok(chunk.to_vec().into())).collect();
             Ok(Content { length, body: Box::pin(futures_util::stream::iter(chunks)) })
+        })
+    }
+
+    fn snapshot(&self, _: NodeId, image: ImageId, header: SnapshotHeader, mut content: Content) -> Boxed<'_, ()> {
+        Box::pin(async move {
+            self.guard()?;
+            let broken = {
+                let mut state = self.state.lock().unwrap();
+                let broken = state.break_copies > 0;
+                state.break_copies = state.break_copies.saturating_sub(1);
+                broken
+            };
+            if broken {
+                return Err(Error::new(ErrorKind::Unavailable, "lost", "Lost on the way"));
+            }
+            let mut bytes = vec![];
+            while let Some(chunk) = content.body.next().await {
+                bytes.extend_from_slice(&chunk.map_err(|error| Error::internal("a body broke off", error))?);
+            }
+            assert_eq!(bytes.len() as u64, content.length);
+            let mut state = self.state.lock().unwrap();
+            let copy = state.copies.entry(image).or_insert((0, header, vec![]));
+            *copy = (copy.0 + 1, header, bytes);
+            Ok(())
         })
     }
 

@@ -12,7 +12,10 @@ use nephos_agent::{Fleet, Join, RemoteNode, simulated_config};
 use nephos_auth::Authority;
 use nephos_cloud::node::{self, ImageBytes, Nodes, Settings, Workload};
 use nephos_driver::{Power, simulated::SimulatedHost};
-use nephos_node_api::{Client, Content, ControlPlane, DesiredServer, ServerReport, StreamPurpose, WantedPower, server};
+use nephos_node_api::{
+    Client, Content, ControlPlane, DesiredServer, ServerReport, SnapshotHeader, StreamPurpose, UsageSample,
+    WantedPower, server,
+};
 use nephos_store::{Author, Kinds, Sqlite, Store};
 use nephos_types::{Bytes, Error, ErrorKind, ImageId, NodeId, Result};
 use tokio::{io::AsyncReadExt, net::TcpListener};
@@ -36,11 +39,17 @@ impl Workload for Servers {
         self.heard.lock().unwrap().extend(reports.iter().map(|report| (node, report.clone())));
         Box::pin(async { Ok(()) })
     }
+
+    fn used(&self, _: NodeId, _: &[UsageSample]) {}
 }
 
 struct NoImages;
 impl ImageBytes for NoImages {
     fn open(&self, image: ImageId) -> BoxFuture<'_, Result<Content>> {
+        Box::pin(async move { Err(Error::not_found("image", image)) })
+    }
+
+    fn receive(&self, _: NodeId, image: ImageId, _: SnapshotHeader, _: Content) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move { Err(Error::not_found("image", image)) })
     }
 }

@@ -7,6 +7,9 @@ mod images;
 mod join;
 mod life;
 mod namespaces;
+mod snapshots;
+mod stillness;
+mod streams;
 
 use std::{path::Path, sync::Arc, time::Duration};
 

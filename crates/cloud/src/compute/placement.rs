@@ -8,7 +8,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use nephos_driver::DiskFormat;
+use nephos_driver::{Capabilities, DiskFormat, Feature};
 use nephos_types::{Error, ErrorKind, Name, NodeId};
 
 /// Amounts of what nodes have and servers take.
@@ -45,8 +45,64 @@ impl Amounts {
 pub struct Demand {
     /// What it takes.
     pub amounts: Amounts,
-    /// Format of its image, which the node's driver must know.
+    /// Format of its image, which one of the node's drivers must know.
     pub format: Option<DiskFormat>,
+    /// What that driver must be able to do.
+    pub features: Vec<Feature>,
+}
+
+/// The most drivers of one node that placement looks at.
+const DRIVERS: usize = 4;
+
+/// What the drivers of one node can do, small enough to be copied with each picture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Abilities([Ability; DRIVERS]);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Ability {
+    /// A bit for each format.
+    formats: u32,
+    /// A bit for each feature.
+    features: u32,
+}
+
+fn format_bit(format: DiskFormat) -> u32 {
+    1 << match format {
+        DiskFormat::Qcow2 => 0,
+        DiskFormat::Raw => 1,
+        DiskFormat::Iso => 2,
+        DiskFormat::Tar => 3,
+        DiskFormat::Oci => 4,
+    }
+}
+
+fn feature_bits<'a>(features: impl IntoIterator<Item = &'a Feature>) -> u32 {
+    features.into_iter().fold(0, |bits, feature| bits | 1 << (*feature as u32))
+}
+
+impl Abilities {
+    /// Of these drivers.
+    #[must_use]
+    pub fn of(drivers: &[Capabilities]) -> Self {
+        let mut abilities = Self::default();
+        for (ability, driver) in abilities.0.iter_mut().zip(drivers) {
+            ability.formats = driver.disk_formats.iter().fold(0, |bits, format| bits | format_bit(*format));
+            ability.features = feature_bits(&driver.features);
+        }
+        abilities
+    }
+
+    /// Whether one driver boots the format and has all the features.
+    fn suit(&self, demand: &Demand) -> bool {
+        let format = demand.format.map_or(0, format_bit);
+        let features = feature_bits(&demand.features);
+        demand.format.is_none() && features == 0
+            || self.0.iter().any(|able| able.formats & format == format && able.features & features == features)
+    }
+
+    fn boot(&self, format: DiskFormat) -> bool {
+        self.0.iter().any(|able| able.formats & format_bit(format) != 0)
+    }
 }
 
 /// One node as placement sees it.
@@ -60,8 +116,8 @@ pub struct Candidate {
     pub up: bool,
     /// Why nothing new is placed on it; `None` when it is enabled.
     pub disabled: Option<String>,
-    /// Formats that its driver can boot.
-    pub formats: Vec<DiskFormat>,
+    /// What its drivers can do.
+    pub abilities: Abilities,
     /// What it may give, overcommitment included.
     pub capacity: Amounts,
     /// What is claimed on it.
@@ -80,7 +136,7 @@ fn fits(candidate: &Candidate, demand: &Demand) -> bool {
     let after = candidate.used.plus(demand.amounts);
     candidate.up
         && candidate.disabled.is_none()
-        && demand.format.is_none_or(|format| candidate.formats.contains(&format))
+        && candidate.abilities.suit(demand)
         && after.vcpus <= candidate.capacity.vcpus
         && after.memory_mib <= candidate.capacity.memory_mib
         && after.disk_gib <= candidate.capacity.disk_gib
@@ -95,10 +151,14 @@ fn refusals(candidate: &Candidate, demand: &Demand) -> Vec<Refusal> {
     if let Some(reason) = &candidate.disabled {
         refuse("enabled", format!("the node is disabled: {reason}"));
     }
-    if let Some(format) = demand.format
-        && !candidate.formats.contains(&format)
-    {
-        refuse("format", format!("its driver cannot boot {format:?} images").to_lowercase());
+    match demand.format {
+        Some(format) if !candidate.abilities.boot(format) => {
+            refuse("format", format!("its drivers cannot boot {format:?} images").to_lowercase());
+        }
+        _ if !candidate.abilities.suit(demand) => {
+            refuse("features", format!("its drivers lack one of {:?}", demand.features).to_lowercase());
+        }
+        _ => {}
     }
     let free = candidate.capacity.minus(candidate.used);
     for (constraint, need, have, unit) in [
@@ -256,14 +316,15 @@ mod tests {
             name: format!("n{number}").parse().unwrap(),
             up: true,
             disabled: None,
-            formats: vec![DiskFormat::Qcow2],
+            abilities: Abilities([Ability { formats: format_bit(DiskFormat::Qcow2), features: 0 }; DRIVERS]),
             capacity: Amounts { vcpus: 8, memory_mib, disk_gib: 100 },
             used: Amounts::default(),
         }
     }
 
     fn demand(memory_mib: u64) -> Demand {
-        Demand { amounts: Amounts { vcpus: 1, memory_mib, disk_gib: 1 }, format: Some(DiskFormat::Qcow2) }
+        let amounts = Amounts { vcpus: 1, memory_mib, disk_gib: 1 };
+        Demand { amounts, format: Some(DiskFormat::Qcow2), features: vec![] }
     }
 
     #[test]
@@ -282,7 +343,7 @@ mod tests {
         let mut disabled = candidate(2, 4096);
         disabled.disabled = Some("new disk".to_owned());
         let mut other = candidate(3, 4096);
-        other.formats = vec![];
+        other.abilities = Abilities::default();
         let small = candidate(4, 128);
         let error = choose(&[down, disabled, other, small], &demand(256)).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Capacity);

@@ -18,10 +18,10 @@ mod upload;
 use std::{path::Path, sync::Arc};
 
 use nephos_driver::DiskFormat;
-use nephos_node_api::{Content as Bulk, ImageSource};
+use nephos_node_api::{Content as Bulk, ImageSource, SnapshotHeader};
 use nephos_ops::image::ImageFormat;
 use nephos_store::{Bound, Kinds, Record, Store, Transaction};
-use nephos_types::{Bytes, Error, ImageId, ProjectId, Reference, Result};
+use nephos_types::{Bytes, Error, ImageId, NodeId, ProjectId, Reference, Result};
 
 pub use self::{
     files::{Folder, ImageStore},
@@ -174,14 +174,27 @@ impl Images {
     }
 }
 
-impl ImageBytes for Images {
+/// Images as nodes see them.
+pub struct NodeImages(pub Arc<Images>);
+
+impl ImageBytes for NodeImages {
     fn open(&self, id: ImageId) -> BoxFuture<'_, Result<Bulk>> {
         Box::pin(async move {
-            let record = self.store.get::<Image>(id).ok_or_else(|| Error::not_found("image", id))?;
+            let record = self.0.store.get::<Image>(id).ok_or_else(|| Error::not_found("image", id))?;
             let content = content(&record)?;
-            let body = self.files.get(&content.file, 0..content.size).await?;
+            let body = self.0.files.get(&content.file, 0..content.size).await?;
             Ok(Bulk { length: content.size, body })
         })
+    }
+
+    fn receive(
+        &self,
+        node: NodeId,
+        image: ImageId,
+        header: SnapshotHeader,
+        content: Bulk,
+    ) -> BoxFuture<'_, Result<()>> {
+        Box::pin(upload::receive(Arc::clone(&self.0), node, image, header, content))
     }
 }
 

@@ -167,7 +167,7 @@ async fn an_image_goes_from_queued_to_active_and_away() {
     assert_eq!(content_of(bench.member(), part).await.unwrap(), content[199_990..]);
     let past = content_of(bench.member(), json!({ "image": "disk", "offset": 200_001 })).await.unwrap_err();
     assert_eq!(past.kind, ErrorKind::Invalid);
-    assert_eq!(bench.images.open(image.id).await.unwrap().length, 200_000);
+    assert_eq!(NodeImages(bench.images.clone()).open(image.id).await.unwrap().length, 200_000);
 
     let again = bench.upload("disk", body(&content)).await.unwrap_err();
     assert_eq!((again.kind, &*again.code), (ErrorKind::Conflict, "image_has_content"));
@@ -175,7 +175,7 @@ async fn an_image_goes_from_queued_to_active_and_away() {
     call::<DeleteImage>(bench.member(), json!({ "image": "disk" })).await.unwrap();
     assert_eq!(bench.files(), Vec::<PathBuf>::new());
     assert_eq!(bench.counters(), (0, 0));
-    assert_eq!(bench.images.open(image.id).await.err().unwrap().kind, ErrorKind::NotFound);
+    assert_eq!(NodeImages(bench.images.clone()).open(image.id).await.err().unwrap().kind, ErrorKind::NotFound);
     // The name is free again.
     bench.create(json!({ "name": "disk" })).await;
 }

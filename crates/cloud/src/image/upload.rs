@@ -4,9 +4,11 @@
 
 use std::sync::Arc;
 
+use nephos_driver::DiskFormat;
+use nephos_node_api::{Content as Bulk, SnapshotHeader};
 use nephos_ops::image::{Image as View, ImageFormat, UploadImage};
 use nephos_store::{Author, Bound, CommitError, Transaction};
-use nephos_types::{Error, Reference, Result};
+use nephos_types::{Error, ErrorKind, ImageId, NodeId, Reference, Result};
 use tracing::Instrument;
 
 use super::{
@@ -40,6 +42,64 @@ pub(super) async fn upload(images: Arc<Images>, session: Session, input: UploadI
     }
     let record = images.store.get::<Image>(id).ok_or_else(|| Error::not_found("image", id))?;
     view(&session, &record)
+}
+
+/// Takes an image's content from a node that was asked for a copy of a disk.
+pub(super) async fn receive(
+    images: Arc<Images>,
+    node: NodeId,
+    id: ImageId,
+    header: SnapshotHeader,
+    content: Bulk,
+) -> Result<()> {
+    let format = match header.format {
+        DiskFormat::Qcow2 => ImageFormat::Qcow2,
+        DiskFormat::Raw => ImageFormat::Raw,
+        format => {
+            return Err(Error::new(ErrorKind::Unsupported, "unsupported_format", "The copy cannot be an image")
+                .detail(format!("its format is {format:?}")));
+        }
+    };
+    let author = Author::new(node).operation("server.snapshot");
+    let file = FileName::new(id);
+    loop {
+        let record = images.store.get::<Image>(id).ok_or_else(|| Error::not_found("image", id))?;
+        if record.body.content.is_some() {
+            return Ok(());
+        }
+        if record.body.upload.is_some() {
+            // The node has lost its connection, and this end has not noticed yet.
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "image_upload_goes_on",
+                "An earlier upload is not over yet",
+            ));
+        }
+        let edit = record.edit().modify(|image| image.upload = Some(file.clone()));
+        match images.store.commit(Transaction::new(author.clone()).save(edit)).await {
+            Ok(_) => break,
+            Err(CommitError::Conflict { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let taken = Taken { images: Arc::clone(&images), author, file: file.clone(), held: true };
+    let inspector = Inspector::new(Some(format), None, images.limits.size);
+    match images.files.put(file, content.body, inspector).await {
+        Ok(written) if written.size == content.length => taken.keep(written).await,
+        Ok(_) => {
+            taken.give_back().await;
+            Err(Error::new(ErrorKind::Unavailable, "image_broke_off", "The copy did not arrive whole"))
+        }
+        Err(error) => {
+            taken.give_back().await;
+            // A connection that broke off is worth another attempt.
+            Err(if error.code == "upload_broken_off" {
+                Error::new(ErrorKind::Unavailable, "image_broke_off", "The copy did not arrive whole").source(error)
+            } else {
+                error
+            })
+        }
+    }
 }
 
 /// Takes the image for this upload; one upload has it at a time.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use nephos_node_api::{
-    Boxed, Content, ControlPlane, Desired, Duplex, Enrolment, EnrolmentAnswer, HELLO_FIRST, Hello, HelloAnswer,
-    PROTOCOL_VERSION, Renewal, Report,
+    Boxed, Content, ControlPlane, Desired, DesiredServer, Duplex, Enrolment, EnrolmentAnswer, HELLO_FIRST, Hello,
+    HelloAnswer, PROTOCOL_VERSION, Renewal, Report, SnapshotHeader,
 };
 use nephos_types::{Error, ErrorKind, ImageId, NodeId, Result, StreamId, Timestamp};
 use tokio::time::Instant;
@@ -47,8 +47,13 @@ impl ControlPlane for Nodes {
             if was != Reachable::Up {
                 self.write_reachable(node).await;
             }
-            let report_every_ms = u64::try_from(self.settings.report_every.as_millis()).unwrap_or(u64::MAX);
-            Ok(HelloAnswer { protocol: hello.protocol.min(PROTOCOL_VERSION), node, report_every_ms })
+            let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            Ok(HelloAnswer {
+                protocol: hello.protocol.min(PROTOCOL_VERSION),
+                node,
+                report_every_ms: milliseconds(self.settings.report_every),
+                usage_every_ms: milliseconds(self.settings.usage_every),
+            })
         })
     }
 
@@ -91,6 +96,9 @@ impl ControlPlane for Nodes {
             if !report.servers.is_empty() {
                 self.workload()?.report(node, &report.servers).await?;
             }
+            if !report.usage.is_empty() {
+                self.workload()?.used(node, &report.usage);
+            }
             live.state().reported = report.at;
             Ok(())
         })
@@ -103,7 +111,7 @@ impl ControlPlane for Nodes {
     fn image(&self, node: NodeId, image: ImageId) -> Boxed<'_, Content> {
         Box::pin(async move {
             let wanted = self.workload()?.desired(node);
-            let entitled = wanted.iter().any(|server| server.image.as_ref().is_some_and(|source| source.id == image));
+            let entitled = wanted.iter().flat_map(DesiredServer::images).any(|source| source.id == image);
             if !entitled {
                 return Err(Error::new(
                     ErrorKind::Forbidden,
@@ -113,6 +121,21 @@ impl ControlPlane for Nodes {
             }
             let images = self.images.get().ok_or_else(|| Error::bug("images were not attached to the nodes"))?;
             images.open(image).await
+        })
+    }
+
+    fn snapshot(&self, node: NodeId, image: ImageId, header: SnapshotHeader, content: Content) -> Boxed<'_, ()> {
+        Box::pin(async move {
+            let wanted = self.workload()?.desired(node);
+            if !wanted.iter().flat_map(|server| &server.snapshots).any(|task| task.image == image) {
+                return Err(Error::new(
+                    ErrorKind::Forbidden,
+                    "snapshot_not_wanted",
+                    "Nobody wants this copy of a disk",
+                ));
+            }
+            let images = self.images.get().ok_or_else(|| Error::bug("images were not attached to the nodes"))?;
+            images.receive(node, image, header, content).await
         })
     }
 

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use nephos_driver::Accelerator;
+use nephos_driver::{Accelerator, Capabilities};
 use nephos_ops::node as ops;
 use nephos_store::{Bound, CommitError, Query, Record};
 use nephos_types::{Error, ErrorKind, Page, Result};
@@ -17,6 +17,19 @@ use super::{
 use crate::{CLOUD, Handlers, Session, idempotency::Made, name_claim};
 
 const TOKEN_VALID: Duration = Duration::from_secs(3600);
+
+fn driver_view(driver: &Capabilities) -> ops::NodeDriver {
+    // Words as on the wire.
+    let word = |value: serde_json::Result<serde_json::Value>| {
+        value.ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+    };
+    ops::NodeDriver {
+        name: driver.driver.clone(),
+        version: driver.version.clone(),
+        formats: driver.disk_formats.iter().map(|format| word(serde_json::to_value(format))).collect(),
+        features: driver.features.iter().map(|feature| word(serde_json::to_value(feature))).collect(),
+    }
+}
 
 impl Nodes {
     /// Registers the operations on nodes.
@@ -31,6 +44,7 @@ impl Nodes {
     fn view(&self, record: &Record<Node>) -> Result<ops::Node> {
         let node = &record.body;
         let inventory = node.inventory.as_ref();
+        let drivers = inventory.map(|inventory| &*inventory.compute).unwrap_or_default();
         let capacity = inventory.map(|inventory| self.capacity(inventory)).unwrap_or_default();
         let count = |what| used(&self.store, record.id(), what);
         let name = record.meta.name.clone();
@@ -51,8 +65,9 @@ impl Nodes {
             kernel: inventory.map(|inventory| inventory.kernel.clone()),
             architecture: inventory.map(|inventory| inventory.architecture.clone()),
             cpu_model: inventory.map(|inventory| inventory.cpu_model.clone()),
-            driver: inventory.map(|inventory| format!("{} {}", inventory.compute.driver, inventory.compute.version)),
-            accelerator: inventory.and_then(|inventory| match &inventory.compute.accelerator {
+            driver: drivers.first().map(|driver| format!("{} {}", driver.driver, driver.version)),
+            drivers: drivers.iter().map(driver_view).collect(),
+            accelerator: drivers.first().and_then(|driver| match &driver.accelerator {
                 Accelerator::Kvm => Some("kvm".to_owned()),
                 Accelerator::Tcg { reason } => Some(format!("tcg: {reason}")),
                 Accelerator::None => None,

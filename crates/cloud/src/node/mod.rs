@@ -27,9 +27,9 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use nephos_auth::Authority;
-use nephos_driver::DiskFormat;
-use nephos_node_api::{Content, DesiredServer, ServerReport};
-use nephos_store::{CommitError, Draft, Kinds, Query, Record, Store, Transaction};
+use nephos_driver::{Capabilities, DiskFormat, Feature};
+use nephos_node_api::{Content, DesiredServer, ServerReport, SnapshotHeader, UsageSample};
+use nephos_store::{CommitError, Draft, Kinds, Query, Store, Transaction};
 use nephos_types::{Error, ImageId, Name, NodeId, Result, Timestamp};
 
 pub use record::{JoinToken, Node, Reachable};
@@ -50,12 +50,24 @@ pub trait Workload: Send + Sync + 'static {
 
     /// Takes in what a node says of its servers; those that are not its own, or known to nobody, are passed over.
     fn report<'a>(&'a self, node: NodeId, reports: &'a [ServerReport]) -> BoxFuture<'a, Result<()>>;
+
+    /// Takes in what a node says its servers have used; those that are not its own are passed over.
+    fn used(&self, node: NodeId, samples: &[UsageSample]);
 }
 
 /// Where nodes get images from.
 pub trait ImageBytes: Send + Sync + 'static {
     /// The bytes of an image.
     fn open(&self, image: ImageId) -> BoxFuture<'_, Result<Content>>;
+
+    /// Takes the bytes of an image from a node. Nothing happens if the image has its content already.
+    fn receive(
+        &self,
+        node: NodeId,
+        image: ImageId,
+        header: SnapshotHeader,
+        content: Content,
+    ) -> BoxFuture<'_, Result<()>>;
 }
 
 /// How nodes are treated.
@@ -67,6 +79,8 @@ pub struct Settings {
     pub silent_after: Duration,
     /// How often nodes have to report.
     pub report_every: Duration,
+    /// How often nodes measure what their servers use; zero for never.
+    pub usage_every: Duration,
     /// How long a node's certificate is valid.
     pub certificate_valid: Duration,
     /// Virtual CPUs for each CPU of a machine.
@@ -79,6 +93,7 @@ impl Default for Settings {
             address: None,
             silent_after: Duration::from_secs(10),
             report_every: Duration::from_secs(3),
+            usage_every: Duration::from_secs(5),
             certificate_valid: Duration::from_secs(30 * 24 * 3600),
             vcpus_per_cpu: 4,
         }
@@ -86,7 +101,7 @@ impl Default for Settings {
 }
 
 /// What others need to know of a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Summary {
     /// Its id.
     pub id: NodeId,
@@ -96,12 +111,41 @@ pub struct Summary {
     pub up: bool,
     /// Why nothing new is placed on it; `None` when it is enabled.
     pub disabled: Option<String>,
-    /// Image formats that its driver can boot.
-    pub formats: Vec<DiskFormat>,
+    /// What it last said that it has.
+    record: NodeRecord,
     /// What servers may have on it in sum.
     pub capacity: Amounts,
     /// Ports for forwards, both ends included.
     pub forward_ports: (u16, u16),
+}
+
+impl Summary {
+    /// What its drivers can do, the preferred one first.
+    #[must_use]
+    pub fn drivers(&self) -> &[Capabilities] {
+        self.record.body.inventory.as_ref().map(|inventory| &*inventory.compute).unwrap_or_default()
+    }
+
+    /// The driver of this name; the first one if the name is empty.
+    #[must_use]
+    pub fn driver(&self, name: &str) -> Option<&Capabilities> {
+        self.drivers().iter().find(|driver| name.is_empty() || driver.driver == name)
+    }
+
+    /// The first driver that boots images of this format and can do all of this.
+    #[must_use]
+    pub fn driver_for(&self, format: Option<DiskFormat>, features: &[Feature]) -> Option<&Capabilities> {
+        self.drivers().iter().find(|driver| {
+            format.is_none_or(|format| driver.disk_formats.contains(&format))
+                && features.iter().all(|feature| driver.features.contains(feature))
+        })
+    }
+
+    /// CPU architecture, e.g. `x86_64`, once the node has said it.
+    #[must_use]
+    pub fn architecture(&self) -> Option<&str> {
+        self.record.body.inventory.as_ref().map(|inventory| inventory.architecture.as_str())
+    }
 }
 
 /// The nodes of the cloud.
@@ -175,7 +219,7 @@ impl Nodes {
         records.items.iter().filter_map(|record| self.summarize(record)).collect()
     }
 
-    fn summarize(&self, record: &Record<Node>) -> Option<Summary> {
+    fn summarize(&self, record: &NodeRecord) -> Option<Summary> {
         let node = &record.body;
         let inventory = node.inventory.as_ref();
         Some(Summary {
@@ -183,7 +227,7 @@ impl Nodes {
             name: record.meta.name.clone()?,
             up: node.reachable == Reachable::Up,
             disabled: node.disabled.clone(),
-            formats: inventory.map(|inventory| inventory.compute.disk_formats.clone()).unwrap_or_default(),
+            record: Arc::clone(record),
             capacity: inventory.map(|inventory| self.capacity(inventory)).unwrap_or_default(),
             forward_ports: inventory
                 .map_or((0, 0), |inventory| (inventory.forward_ports.first, inventory.forward_ports.last)),

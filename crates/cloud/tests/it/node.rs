@@ -17,7 +17,7 @@ use nephos_cloud::{
 use nephos_driver::{Accelerator, Capabilities, DiskFormat};
 use nephos_node_api::{
     Content, ControlPlane, DesiredServer, Hello, Inventory, PROTOCOL_VERSION, PortRange, Report, ServerReport,
-    ServerState,
+    ServerState, SnapshotHeader, UsageSample,
 };
 use nephos_ops::{
     Caller, Cloud, Context, Credentials, Identity, Scope,
@@ -48,9 +48,13 @@ impl Workload for Heard {
         self.0.fetch_add(u32::try_from(reports.len()).unwrap(), Ordering::SeqCst);
         Box::pin(async { Ok(()) })
     }
+    fn used(&self, _: NodeId, _: &[UsageSample]) {}
 }
 impl ImageBytes for Heard {
     fn open(&self, image: ImageId) -> BoxFuture<'_, Result<Content>> {
+        Box::pin(async move { Err(Error::not_found("image", image)) })
+    }
+    fn receive(&self, _: NodeId, image: ImageId, _: SnapshotHeader, _: Content) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move { Err(Error::not_found("image", image)) })
     }
 }
@@ -110,7 +114,7 @@ fn hello() -> Hello {
         memory: Bytes::mib(8192),
         disk: Bytes::mib(100 << 10),
         forward_ports: PortRange { first: 20_000, last: 20_009 },
-        compute: Capabilities {
+        compute: vec![Capabilities {
             driver: "simulated".to_owned(),
             version: "1".to_owned(),
             accelerator: Accelerator::None,
@@ -118,18 +122,25 @@ fn hello() -> Hello {
             console: true,
             soft_stop: true,
             features: [].into(),
-        },
+        }],
     };
     Hello { protocol: PROTOCOL_VERSION, agent_version: "1".to_owned(), inventory }
 }
 
 fn report(at: i64, servers: usize) -> Report {
-    let gone =
-        || ServerReport { id: ServerId::new(), generation: 1, state: ServerState::Gone, error: None, restarts: 0 };
+    let gone = || ServerReport {
+        id: ServerId::new(),
+        generation: 1,
+        state: ServerState::Gone,
+        error: None,
+        restarts: 0,
+        snapshots: vec![],
+    };
     Report {
         at: Timestamp::from_micros(at),
         full: false,
         servers: std::iter::repeat_with(gone).take(servers).collect(),
+        usage: vec![],
     }
 }
 

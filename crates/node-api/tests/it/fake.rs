@@ -8,7 +8,7 @@ use std::{
 use futures_util::stream;
 use nephos_node_api::{
     Boxed, Client, Content, ControlPlane, Desired, Duplex, Enrolment, EnrolmentAnswer, Hello, HelloAnswer, Renewal,
-    Report, client::Local,
+    Report, SnapshotHeader, client::Local,
 };
 use nephos_types::{Error, ErrorKind, ImageId, NodeId, Result, StreamId};
 use tokio::{io::AsyncWriteExt, sync::watch};
@@ -55,7 +55,9 @@ impl ControlPlane for Fake {
 
     fn hello(&self, node: NodeId, address: String, hello: Hello) -> Boxed<'_, HelloAnswer> {
         self.note(format!("hello {node} from {address}"));
-        Box::pin(async move { Ok(HelloAnswer { protocol: hello.protocol, node, report_every_ms: 3000 }) })
+        Box::pin(
+            async move { Ok(HelloAnswer { protocol: hello.protocol, node, report_every_ms: 3000, usage_every_ms: 0 }) },
+        )
     }
 
     fn desired(&self, _: NodeId, after: Option<u64>, wait: Duration) -> Boxed<'_, Desired> {
@@ -84,6 +86,10 @@ impl ControlPlane for Fake {
             let length = 5 + image.to_string().len() as u64;
             Ok(Content { length, body: Box::pin(stream::iter(parts)) })
         })
+    }
+
+    fn snapshot(&self, _: NodeId, image: ImageId, _: SnapshotHeader, _: Content) -> Boxed<'_, ()> {
+        Box::pin(async move { Err(Error::not_found("image", image)) })
     }
 
     fn accept_stream(&self, node: NodeId, stream: StreamId, mut duplex: Box<dyn Duplex>) -> Boxed<'_, ()> {

@@ -22,6 +22,10 @@ pub enum ServerState {
     Active,
     /// It does not run, as wanted.
     Stopped,
+    /// It stands still, in memory.
+    Paused,
+    /// Its memory is saved on the disk of its node; it goes on from there.
+    Suspended,
     /// It could not be made or started; `fault` says why.
     Error,
     /// It is being deleted.

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
-use nephos_driver::{PortForward, Protocol};
-use nephos_node_api::{StreamPurpose, WantedPower};
+use nephos_driver::{Firmware, PortForward, Protocol};
+use nephos_node_api::{BootSource, StreamPurpose, WantedPower};
 use nephos_ops::{
     Download, Started, Tunnel,
     compute::{
@@ -22,7 +22,7 @@ use super::{
     workflows::{Action, CREATE, DELETE, DeleteInput, PowerInput, look},
 };
 use crate::{
-    compute::{Compute, flavor::Flavor, keypair::KeyPair, placement::Demand, quota},
+    compute::{Compute, flavor::Flavor, keypair::KeyPair, quota},
     core::Handlers,
     idempotency::Made,
     image, journal,
@@ -138,9 +138,15 @@ fn decide_creation(
         fault: None,
         observed: None,
         restarts: 0,
+        driver: String::new(),
+        incarnation: 0,
+        firmware: Firmware::Bios,
+        boot: BootSource::Disk,
+        rescue: None,
+        snapshots: vec![],
     };
     let amounts = body.amounts();
-    let demand = Demand { amounts, format: Some(body.image.format) };
+    let demand = body.demand();
     // Nothing is claimed yet; but who cannot be served is told now and not by a workflow.
     compute.candidates.check(compute.nodes.version(), || look(compute), &demand)?;
 

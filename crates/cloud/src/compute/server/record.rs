@@ -1,13 +1,19 @@
 //! The stored form of a server, and what follows from it: what its node should make of it, and what people see.
 
-use nephos_driver::{ConfigFile, Interface, PortForward, Power};
-use nephos_node_api::{DesiredServer, ImageSource, ServerReport, ServerState as Reported, WantedPower};
+use nephos_driver::{ConfigFile, Feature, Firmware, Interface, PortForward, Power};
+use nephos_node_api::{
+    BootSource, DesiredServer, ImageSource, ServerReport, ServerState as Reported, SnapshotReport, SnapshotTask,
+    WantedPower,
+};
 use nephos_ops::compute as view;
 use nephos_store::{Kind, Record};
 use nephos_types::{Bytes, FlavorId, Name, NodeId, Result, ServerId, Timestamp, WorkflowId};
 use serde::{Deserialize, Serialize};
 
-use crate::{compute::placement::Amounts, resolve::name_of};
+use crate::{
+    compute::placement::{Amounts, Demand},
+    resolve::name_of,
+};
 
 /// What is being done to a server. At most one thing at a time, except that deletion ends whatever else goes on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +47,9 @@ pub struct Observed {
     pub power: Option<Power>,
     /// Why the wanted generation is not reached.
     pub error: Option<nephos_types::Error>,
+    /// How far copies of its disk are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<SnapshotReport>,
 }
 
 /// A server as stored.
@@ -96,6 +105,24 @@ pub struct Server {
     pub observed: Option<Observed>,
     /// Restarts after crashes.
     pub restarts: u64,
+    /// The driver that runs it, chosen with the node.
+    #[serde(default)]
+    pub driver: String,
+    /// Another number means another root disk.
+    #[serde(default)]
+    pub incarnation: u64,
+    /// Firmware.
+    #[serde(default)]
+    pub firmware: Firmware,
+    /// Where it boots from.
+    #[serde(default)]
+    pub boot: BootSource,
+    /// The image that it boots from while it is being rescued.
+    #[serde(default)]
+    pub rescue: Option<ImageSource>,
+    /// Copies of its disk that are being made.
+    #[serde(default)]
+    pub snapshots: Vec<SnapshotTask>,
 }
 
 /// Index of servers by the id of their node.
@@ -137,7 +164,26 @@ impl Server {
             power: self.wanted,
             reboots: self.reboots,
             reboot_grace_ms: self.reboot_grace_ms,
+            driver: self.driver.clone(),
+            incarnation: self.incarnation,
+            rescue: self.rescue.clone(),
+            firmware: self.firmware,
+            boot: self.boot.clone(),
+            snapshots: self.snapshots.clone(),
         }
+    }
+
+    /// What it needs of a node.
+    #[must_use]
+    pub fn demand(&self) -> Demand {
+        let mut features = vec![];
+        if self.firmware == Firmware::Uefi {
+            features.push(Feature::Uefi);
+        }
+        if self.boot != BootSource::Disk {
+            features.push(Feature::Kernel);
+        }
+        Demand { amounts: self.amounts(), format: Some(self.image.format), features }
     }
 
     /// The NoCloud configuration drive (cloud-init's documentation, data source NoCloud).
@@ -165,7 +211,7 @@ impl Server {
             Reported::Working { .. } | Reported::Unknown { .. } => self.observed.as_ref().and_then(|last| last.power),
         };
         let (generation, state, error) = (report.generation, report.state.clone(), report.error.clone());
-        let observed = Observed { generation, state, power, error };
+        let observed = Observed { generation, state, power, error, snapshots: report.snapshots.clone() };
         if self.observed.as_ref() == Some(&observed) && self.restarts == report.restarts {
             return false;
         }
@@ -215,6 +261,8 @@ impl Server {
                 Some(Observed { state: Reported::Unknown { .. }, .. }) => view::ServerState::Unknown,
                 Some(Observed { power: Some(Power::On), .. }) => view::ServerState::Active,
                 Some(Observed { power: Some(Power::Off), .. }) => view::ServerState::Stopped,
+                Some(Observed { power: Some(Power::Paused), .. }) => view::ServerState::Paused,
+                Some(Observed { power: Some(Power::Suspended), .. }) => view::ServerState::Suspended,
                 _ => view::ServerState::Unknown,
             },
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use nephos_node_api::{DesiredServer, ServerReport};
+use nephos_node_api::{DesiredServer, ServerReport, UsageSample};
 use nephos_store::{Author, Change, CommitError, Query, Transaction, WatchError};
 use nephos_types::{NodeId, Result, Timestamp};
 
@@ -27,6 +27,8 @@ impl Workload for Compute {
             Ok(())
         })
     }
+
+    fn used(&self, _: NodeId, _: &[UsageSample]) {}
 }
 
 impl Compute {
@@ -81,12 +83,14 @@ pub(crate) fn tell_nodes(compute: &Arc<Compute>) {
 fn wake(nodes: &Nodes, change: &Change) {
     let (before, after) = (change.before::<Server>(), change.after::<Server>());
     let asked = |server: &Option<Arc<nephos_store::Record<Server>>>| {
-        server.as_ref().and_then(|record| Some((record.body.node?, record.body.generation)))
+        server
+            .as_ref()
+            .and_then(|record| Some((record.body.node?, record.body.generation, record.body.snapshots.clone())))
     };
     let (before, after) = (asked(&before), asked(&after));
     // What a node itself reports changes the record, too, but nothing that the node should do.
     if before != after {
-        for (node, _) in before.into_iter().chain(after) {
+        for (node, ..) in before.into_iter().chain(after) {
             nodes.wake(node);
         }
     }

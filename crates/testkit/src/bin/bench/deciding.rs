@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use nephos_cloud::compute::placement::{Amounts, Candidate, Candidates, Demand};
-use nephos_driver::DiskFormat;
+use nephos_cloud::compute::placement::{Abilities, Amounts, Candidate, Candidates, Demand};
+use nephos_driver::{ComputeDriver, DiskFormat, simulated::SimulatedHost};
 use nephos_types::Id;
 
 use crate::{
@@ -18,7 +18,7 @@ pub(crate) async fn run() -> Outcome {
     let nodes: Vec<Candidate> = (0..NODES).map(node).collect::<Outcome<_>>()?;
     let candidates = Candidates::default();
     let amounts = Amounts { vcpus: 1, memory_mib: 1024, disk_gib: 10 };
-    let demand = Demand { amounts, format: Some(DiskFormat::Qcow2) };
+    let demand = Demand { amounts, format: Some(DiskFormat::Qcow2), features: vec![] };
     // The picture is drawn once for each change of the nodes' records.
     let begin = Instant::now();
     candidates.check(1, || nodes.clone(), &demand)?;
@@ -44,7 +44,7 @@ fn node(number: u64) -> Outcome<Candidate> {
         name: format!("node-{number}").parse()?,
         up: true,
         disabled: None,
-        formats: vec![DiskFormat::Qcow2, DiskFormat::Raw],
+        abilities: Abilities::of(&[SimulatedHost::new(0).driver().capabilities()]),
         capacity: Amounts { vcpus: 256, memory_mib: 256 << 10, disk_gib: 10_000 },
         used: Amounts { vcpus: share * 2, memory_mib: share * 2048, disk_gib: share * 50 },
     })

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     compute::{
         Compute, Held,
-        placement::{Candidate, Demand},
+        placement::{Abilities, Candidate},
         server::{Server, record::Life},
     },
     journal::Effects,
@@ -78,12 +78,12 @@ pub(super) fn definition(held: &Held) -> Definition<Effects> {
 /// The picture of the nodes that placement decides on.
 pub(crate) fn look(compute: &Compute) -> Vec<Candidate> {
     let candidate = |summary: Summary| Candidate {
+        abilities: Abilities::of(summary.drivers()),
         used: used(compute, summary.id),
         node: summary.id,
         name: summary.name,
         up: summary.up,
         disabled: summary.disabled,
-        formats: summary.formats,
         capacity: summary.capacity,
     };
     compute.nodes.summaries().into_iter().map(candidate).collect()
@@ -94,7 +94,7 @@ fn find_capacity(compute: &Compute, context: &StepContext<Input>) -> Answer<Node
     if let Some(node) = record.body.node {
         return Ok(Done::value(node));
     }
-    let demand = Demand { amounts: record.body.amounts(), format: Some(record.body.image.format) };
+    let demand = record.body.demand();
     let (node, capacity) = compute
         .candidates
         .place(compute.nodes.version(), || look(compute), &demand)
@@ -102,6 +102,12 @@ fn find_capacity(compute: &Compute, context: &StepContext<Input>) -> Answer<Node
         .map_err(Failure::fatal)?;
     let mut body = record.body.clone();
     body.node = Some(node);
+    let driver = compute
+        .nodes
+        .summary(node)
+        .and_then(|summary| summary.driver_for(demand.format, &demand.features).map(|driver| driver.driver.clone()));
+    // Its drivers may have changed since the picture was drawn.
+    body.driver = driver.ok_or_else(|| Failure::retry(Error::not_found("node", node)))?;
     body.generation += 1;
     body.wanted = WantedPower::On { restart: body.restart };
     let mut transaction = claim_capacity(effects(NAME, context), node, demand.amounts, capacity);

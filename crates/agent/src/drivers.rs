@@ -1,0 +1,61 @@
+//! The node's compute drivers, by name: each server is run by one of them.
+
+use std::{collections::BTreeMap, pin::Pin, sync::Arc};
+
+use futures_util::{Stream, StreamExt, stream};
+use nephos_driver::{Capabilities, ComputeDriver, GuestEvent};
+use nephos_types::{Error, Result, ServerId};
+
+/// The drivers of one node, the first one being for servers that name none. Cheap to clone.
+#[derive(Clone)]
+pub struct Drivers(Arc<[(String, Arc<dyn ComputeDriver>)]>);
+
+impl Drivers {
+    /// These drivers, the preferred one first. A later one with the name of an earlier one is never used.
+    #[must_use]
+    pub fn new(drivers: Vec<Arc<dyn ComputeDriver>>) -> Self {
+        Self(drivers.into_iter().map(|driver| (driver.capabilities().driver, driver)).collect())
+    }
+
+    /// What each of them can do.
+    pub(crate) fn capabilities(&self) -> Vec<Capabilities> {
+        self.0.iter().map(|(_, driver)| driver.capabilities()).collect()
+    }
+
+    /// The one of this name; the first one if the name is empty.
+    pub(crate) fn named(&self, name: &str) -> Result<&Arc<dyn ComputeDriver>> {
+        let found = self.0.iter().find(|(known, _)| name.is_empty() || known == name).map(|(_, driver)| driver);
+        found.ok_or_else(|| {
+            Error::conflict("no_such_driver", "The node has no driver for the server")
+                .detail(format!("it is for the driver `{name}`"))
+        })
+    }
+
+    /// All guests that the drivers have anything of, and which driver it is.
+    pub(crate) async fn list(&self) -> Result<BTreeMap<ServerId, Arc<dyn ComputeDriver>>> {
+        let mut guests = BTreeMap::new();
+        for (_, driver) in &*self.0 {
+            for id in driver.list().await? {
+                guests.entry(id).or_insert_with(|| Arc::clone(driver));
+            }
+        }
+        Ok(guests)
+    }
+
+    /// What happens to guests by themselves, whichever driver runs them.
+    pub(crate) fn events(&self) -> Pin<Box<dyn Stream<Item = GuestEvent> + Send>> {
+        stream::select_all(self.0.iter().map(|(_, driver)| driver.events())).boxed()
+    }
+}
+
+impl From<Arc<dyn ComputeDriver>> for Drivers {
+    fn from(driver: Arc<dyn ComputeDriver>) -> Self {
+        Self::new(vec![driver])
+    }
+}
+
+impl<D: ComputeDriver> From<Arc<D>> for Drivers {
+    fn from(driver: Arc<D>) -> Self {
+        Self::new(vec![driver])
+    }
+}

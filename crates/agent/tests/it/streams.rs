@@ -1,0 +1,47 @@
+//! Questions to the inside of servers, refused screens, and measurements.
+
+use nephos_driver::{Answer, Power, Question, simulated::SimulatedHost};
+use nephos_node_api::{Duplex, StreamPurpose, WantedPower, frame};
+use nephos_types::{Error, Result, ServerId};
+
+use crate::{
+    Running,
+    fake::{Fake, server},
+};
+
+async fn stream(control: &Fake, purpose: StreamPurpose) -> Result<Box<dyn Duplex>> {
+    let wanted = control.request(purpose);
+    let (id, opened) = control.streams.lock().await.recv().await.unwrap();
+    assert_eq!(id, wanted);
+    opened
+}
+
+async fn ask(control: &Fake, server: ServerId, question: &Question) -> Result<Answer> {
+    let mut stream = stream(control, StreamPurpose::Ask { server }).await?;
+    frame::write(&mut stream, question).await?;
+    frame::read::<Result<Answer, Error>>(&mut stream).await?
+}
+
+#[tokio::test]
+async fn a_server_answers_and_is_measured() {
+    let (control, host) = (Fake::new(), SimulatedHost::new(1));
+    let _agent = Running::start(&control, &host, None);
+    let web = server(WantedPower::On { restart: true });
+    control.want_server(&web);
+    control.until_reached(web.id, 1, Some(Power::On)).await;
+
+    let content = vec![7; 900 << 10];
+    let write = Question::WriteFile { path: "/big".to_owned(), content: content.clone(), append: false, mode: None };
+    assert_eq!(ask(&control, web.id, &write).await.unwrap(), Answer::Done);
+    let read = Question::ReadFile { path: "/big".to_owned(), offset: 0, max: 16 << 20 };
+    assert_eq!(ask(&control, web.id, &read).await.unwrap(), Answer::Content { content, end: true });
+    let missing = Question::ReadFile { path: "/none".to_owned(), offset: 0, max: 1 };
+    assert_eq!(ask(&control, web.id, &missing).await.unwrap_err().code, "guest_file_not_found");
+    let relative = Question::ReadFile { path: "none".to_owned(), offset: 0, max: 1 };
+    assert_eq!(ask(&control, web.id, &relative).await.unwrap_err().code, "invalid_question");
+    assert_eq!(ask(&control, ServerId::new(), &Question::Info).await.unwrap_err().code, "guest_not_found");
+    for purpose in [StreamPurpose::Screenshot { server: web.id }, StreamPurpose::Display { server: web.id }] {
+        assert_eq!(stream(&control, purpose).await.err().unwrap().code, "unsupported");
+    }
+    control.until("measured", |state| state.usage.iter().any(|sample| sample.server == web.id).then_some(())).await;
+}
