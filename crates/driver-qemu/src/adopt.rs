@@ -12,6 +12,7 @@ use crate::{
     host::Host,
     machine::Machine,
     process::{Identity, Process},
+    suspend,
 };
 
 impl Host {
@@ -33,7 +34,7 @@ impl Host {
             tracing::error!(%id, %error, "a server's definition cannot be read; it must be defined again");
             None
         });
-        let (record, process) = match find_process(&folder, working) {
+        let (record, process, was) = match find_process(&folder, working) {
             Ok(found) => found,
             Err(error) => {
                 let reason = format!("its record cannot be read: {error}");
@@ -60,26 +61,52 @@ impl Host {
         {
             tracing::warn!(%id, %error, "a disk that was thrown away is still there");
         }
+        if !matches!(record.life, Life::Running { .. } | Life::Suspended)
+            && let Err(error) = folder.remove_memory()
+        {
+            tracing::warn!(%id, %error, "a memory that is of no use any more is still there");
+        }
         let guest = Arc::new(Guest::new(id, folder, spec, record));
         if let Some(process) = process {
-            let (machine, events) = Machine::adopted(id, guest.folder.clone(), process).await;
-            let status = machine.status().await;
-            // Its start was interrupted before the first instruction.
-            if status == "prelaunch" && machine.process().kill().is_ok() {
-                machine.process().ended().await;
-                if let Err(error) = guest.set(|record| *record = Record::off(None)) {
-                    tracing::warn!(%id, %error, "a server's record cannot be written");
-                }
-            } else {
-                if let Ok(qmp) = machine.qmp() {
-                    copy::clear(qmp).await;
-                }
-                guest.now().paused = status == "paused";
-                self.watch(&guest, Arc::new(machine), events);
-                tracing::info!(%id, "adopted a running server");
-            }
+            self.adopt_running(&guest, process, was).await;
         }
         self.guests().insert(id, guest);
+    }
+
+    /// Takes hold of a process that runs a guest, or was to run it or saved its memory when the agent ended.
+    async fn adopt_running(&self, guest: &Arc<Guest>, process: Process, was: Life) {
+        let id = guest.id;
+        let (machine, events) = Machine::adopted(id, guest.folder.clone(), process).await;
+        let status = machine.status().await;
+        // Its start was interrupted before the first instruction.
+        if status == "prelaunch" && machine.process().kill().is_ok() {
+            machine.process().ended().await;
+            if let Err(error) = guest.set(|record| *record = Record::off(None)) {
+                tracing::warn!(%id, %error, "a server's record cannot be written");
+            }
+            return;
+        }
+        if let Ok(qmp) = machine.qmp() {
+            copy::clear(qmp).await;
+        }
+        guest.now().paused = status == "paused";
+        // It was being suspended, or was about to go on from its memory.
+        let interrupted = match was {
+            Life::Suspending { paused, .. } => Some(paused),
+            _ if guest.folder.has_memory() => Some(false),
+            _ => None,
+        };
+        if let Some(paused) = interrupted {
+            match suspend::go_on(&machine, paused).await {
+                Ok(()) => guest.now().paused = paused,
+                Err(error) => tracing::warn!(%id, %error, "a server that was being suspended does not go on"),
+            }
+            if let Err(error) = guest.folder.remove_memory() {
+                tracing::warn!(%id, %error, "a memory that is of no use any more is still there");
+            }
+        }
+        self.watch(guest, Arc::new(machine), events);
+        tracing::info!(%id, "adopted a running server");
     }
 }
 
@@ -100,7 +127,7 @@ async fn end_others(id: ServerId, working: &[Identity], guest: Option<&Process>)
 }
 
 /// What runs a guest now, according to its record and to the processes that work in its folder.
-fn find_process(folder: &Folder, working: &[Identity]) -> io::Result<(Record, Option<Process>)> {
+fn find_process(folder: &Folder, working: &[Identity]) -> io::Result<(Record, Option<Process>, Life)> {
     let record = match folder.record() {
         Ok(record) => record.unwrap_or_else(|| Record::off(None)),
         // Damaged by a power loss; what runs can be found without it.
@@ -110,9 +137,14 @@ fn find_process(folder: &Folder, working: &[Identity]) -> io::Result<(Record, Op
         Err(error) => return Err(error),
     };
     let crash = |why: &str| Record::off(Some(format!("crashed: {why}")));
-    Ok(match &record.life {
-        Life::Off => (record, None),
-        Life::Running { process: identity } | Life::Stopping { process: identity } => match Process::open(identity)? {
+    let was = record.life.clone();
+    let (record, process) = match &was {
+        // What works in the folder of one that is suspended has not run it, or has ended running it.
+        Life::Off | Life::Suspended => (record, None),
+        Life::Resuming => (Record { life: Life::Suspended, ..record }, None),
+        Life::Running { process: identity }
+        | Life::Stopping { process: identity }
+        | Life::Suspending { process: identity, .. } => match Process::open(identity)? {
             Some(process) => {
                 let life = Life::Running { process: identity.clone() };
                 (Record { life, ..record }, Some(process))
@@ -134,5 +166,6 @@ fn find_process(folder: &Folder, working: &[Identity]) -> io::Result<(Record, Op
                 None => (Record { life: Life::Off, ..record }, None),
             }
         }
-    })
+    };
+    Ok((record, process, was))
 }

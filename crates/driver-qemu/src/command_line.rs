@@ -18,6 +18,9 @@ pub(crate) const DISK_NODE: &str = "disk0";
 /// PCI ports that are free at the start, so that devices can be plugged in while the guest runs.
 const SPARE_PORTS: u8 = 4;
 
+/// The kind of machine that new guests get, in the newest version that QEMU has.
+pub(crate) const MACHINE: &str = "q35";
+
 /// System calls that a QEMU needs none of.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
@@ -25,6 +28,8 @@ const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resour
 pub(crate) struct Launch<'a> {
     /// The definition.
     pub(crate) spec: &'a GuestSpec,
+    /// The kind of machine: `q35`, or one of its versions.
+    pub(crate) machine: &'a str,
     /// How instructions are executed.
     pub(crate) accelerator: &'a Accelerator,
     /// Descriptor of the base image, inherited by QEMU.
@@ -33,6 +38,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) config_drive: Option<RawFd>,
     /// Wait for `cont` before the first instruction.
     pub(crate) paused: bool,
+    /// Wait for a saved memory.
+    pub(crate) incoming: bool,
 }
 
 /// The arguments, without the program's name.
@@ -43,7 +50,7 @@ pub(crate) fn arguments(launch: &Launch<'_>) -> Vec<String> {
     line.flag("-no-user-config");
     line.flag("-nodefaults");
     line.option("-display", "none");
-    line.option("-machine", "q35");
+    line.option("-machine", launch.machine);
     match launch.accelerator {
         Accelerator::Kvm => {
             line.option("-accel", "kvm");
@@ -60,8 +67,11 @@ pub(crate) fn arguments(launch: &Launch<'_>) -> Vec<String> {
     line.option("-sandbox", SANDBOX);
     // A guest that has switched itself off stays until it has been noticed, so that it can be told from a crash.
     line.option("-action", "shutdown=pause");
-    if launch.paused {
+    if launch.paused || launch.incoming {
         line.flag("-S");
+    }
+    if launch.incoming {
+        line.option("-incoming", "defer");
     }
     line.option("-vga", "std");
     line.device(json!({ "driver": "virtio-rng-pci" }));
@@ -237,10 +247,12 @@ mod tests {
     fn an_emulated_guest_on_a_base_image() {
         let launch = Launch {
             spec: &spec(),
+            machine: MACHINE,
             accelerator: &emulated(),
             base: Some((7, DiskFormat::Qcow2)),
             config_drive: Some(8),
             paused: true,
+            incoming: false,
         };
         assert_eq!(shown(&launch), include_str!("snapshots/emulated.txt").trim_end());
     }
@@ -250,10 +262,12 @@ mod tests {
         let spec = GuestSpec { interfaces: vec![], ..spec() };
         let launch = Launch {
             spec: &spec,
+            machine: "pc-q35-7.2",
             accelerator: &Accelerator::Kvm,
             base: Some((7, DiskFormat::Iso)),
             config_drive: None,
             paused: false,
+            incoming: true,
         };
         assert_eq!(shown(&launch), include_str!("snapshots/hardware.txt").trim_end());
     }
@@ -270,7 +284,7 @@ mod tests {
             let accelerator = emulated();
             let of = |spec: &GuestSpec| {
                 let base = Some((7, DiskFormat::Qcow2));
-                arguments(&Launch { spec, accelerator: &accelerator, base, config_drive: Some(8), paused: false })
+                arguments(&Launch { spec, machine: MACHINE, accelerator: &accelerator, base, config_drive: Some(8), paused: false, incoming: false })
             };
             prop_assert_eq!(of(&hostile), of(&ordinary));
         }
@@ -281,7 +295,7 @@ mod tests {
             let mut spec = spec();
             spec.interfaces = vec![Interface::User { mac: mac.clone(), forwards: vec![] }];
             let accelerator = emulated();
-            let line = arguments(&Launch { spec: &spec, accelerator: &accelerator, base: None, config_drive: None, paused: false });
+            let line = arguments(&Launch { spec: &spec, machine: MACHINE, accelerator: &accelerator, base: None, config_drive: None, paused: false, incoming: false });
             let card = line.iter().find(|argument| argument.contains("virtio-net-pci")).unwrap();
             prop_assert_eq!(&serde_json::from_str::<Value>(card).unwrap()["mac"], &Value::from(mac));
         }

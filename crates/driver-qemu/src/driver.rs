@@ -105,7 +105,7 @@ impl ComputeDriver for QemuDriver {
             disk_formats: vec![DiskFormat::Qcow2, DiskFormat::Raw, DiskFormat::Iso],
             console: true,
             soft_stop: true,
-            features: [Feature::Pause, Feature::Snapshot, Feature::GrowLive].into(),
+            features: [Feature::Pause, Feature::Snapshot, Feature::GrowLive, Feature::Suspend].into(),
         }
     }
 
@@ -161,6 +161,19 @@ impl ComputeDriver for QemuDriver {
             let guest = self.host.guest(id).ok_or_else(|| refusal::unknown_guest(id))?;
             let _work = guest.work.lock().await;
             self.host.pause(&guest).await
+        })
+    }
+
+    fn suspend(&self, id: ServerId) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            let guest = self.host.guest(id).ok_or_else(|| refusal::unknown_guest(id))?;
+            let work = guest.work.clone().lock_owned().await;
+            let host = self.host.clone();
+            finish(async move {
+                let _work = work;
+                host.suspend(&guest).await
+            })
+            .await
         })
     }
 

@@ -4,6 +4,8 @@
 //! guests/<id>/            the agent's own: nobody else may write here
 //!     spec.json           what it should be
 //!     record.json         what it is: switched off, being started, which process
+//!     launched.json       how it was started last
+//!     memory              what was in its memory, if it is suspended
 //!     config.img          its configuration drive, opened by the agent and inherited
 //!     errors.log          what QEMU wrote to its standard error
 //!     run/                QEMU's working folder, owned by the guest's user
@@ -24,7 +26,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nephos_driver::GuestSpec;
+use nephos_driver::{Accelerator, GuestSpec};
 use nephos_types::{ServerId, Timestamp};
 use rustix::fs::{FallocateFlags, Gid, Mode, OFlags, Uid};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -54,6 +56,8 @@ pub(crate) const AGENT_SOCKET: &str = "agent.sock";
 
 const SPEC: &str = "spec.json";
 const RECORD: &str = "record.json";
+const LAUNCHED: &str = "launched.json";
+const MEMORY: &str = "memory";
 const RUN: &str = "run";
 
 /// A definition holds a configuration drive of at most 8 MiB, which JSON may make a few times longer.
@@ -86,6 +90,27 @@ pub(crate) enum Life {
     Running { process: Identity },
     /// This process runs it and has been told to end: its end is no crash.
     Stopping { process: Identity },
+    /// This process saves its memory, which is worth nothing yet.
+    Suspending {
+        process: Identity,
+        /// Whether it stood still before.
+        paused: bool,
+    },
+    /// Its memory is saved, and no process may run it without that. The one that saved it may not have ended yet.
+    Suspended,
+    /// A process is about to be started from the memory, and runs nothing before that is recorded.
+    Resuming,
+}
+
+/// How a run of a guest was started: what it must be started with again to go on from its memory.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Launched {
+    /// The definition then.
+    pub(crate) spec: GuestSpec,
+    /// The accelerator then.
+    pub(crate) accelerator: Accelerator,
+    /// The kind of machine, with its version as soon as there is a memory.
+    pub(crate) machine: String,
 }
 
 impl Record {
@@ -180,6 +205,46 @@ impl Folder {
 
     pub(crate) fn write_record(&self, record: &Record) -> io::Result<()> {
         self.replace(RECORD, &serde_json::to_vec(record)?)
+    }
+
+    pub(crate) fn launched(&self) -> io::Result<Option<Launched>> {
+        self.read(LAUNCHED)
+    }
+
+    pub(crate) fn write_launched(&self, launched: &Launched) -> io::Result<()> {
+        self.replace(LAUNCHED, &serde_json::to_vec(launched)?)
+    }
+
+    /// An empty file for the memory.
+    pub(crate) fn create_memory(&self) -> io::Result<File> {
+        File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(self.path.join(MEMORY))
+    }
+
+    /// The saved memory.
+    pub(crate) fn open_memory(&self) -> io::Result<File> {
+        File::open(self.path.join(MEMORY))
+    }
+
+    pub(crate) fn has_memory(&self) -> bool {
+        self.path.join(MEMORY).exists()
+    }
+
+    pub(crate) fn remove_memory(&self) -> io::Result<()> {
+        match fs::remove_file(self.path.join(MEMORY)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many bytes the file system still takes.
+    pub(crate) fn room(&self) -> io::Result<u64> {
+        let known = rustix::fs::statvfs(&self.path)?;
+        Ok(known.f_bavail.saturating_mul(known.f_frsize))
+    }
+
+    /// What was replaced or made in the folder stays so even if the machine loses power.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
     }
 
     pub(crate) fn write_config_drive(&self, image: &[u8]) -> io::Result<()> {

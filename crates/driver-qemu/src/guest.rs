@@ -9,6 +9,7 @@ use tokio::{sync::broadcast, task::AbortHandle};
 use crate::{
     folder::{Folder, Life, Record},
     machine::{Machine, Watcher, event_of_end},
+    process::Identity,
     work::unwritable,
 };
 
@@ -53,6 +54,17 @@ impl Guest {
         self.folder.write_record(&now.record).map_err(unwritable)
     }
 
+    /// Records that the process runs the guest after all, unless it has ended; `true` if it has not.
+    pub(crate) fn runs_again(&self, process: Identity) -> Result<bool, Error> {
+        let mut now = self.now();
+        if now.machine.is_none() {
+            return Ok(false);
+        }
+        now.record.life = Life::Running { process };
+        self.folder.write_record(&now.record).map_err(unwritable)?;
+        Ok(true)
+    }
+
     /// Records that the machine stands still from now on, or runs again.
     pub(crate) fn set_paused(&self, paused: bool) -> Result<(), Error> {
         let mut now = self.now();
@@ -73,7 +85,8 @@ impl Guest {
     /// Refuses what needs a guest that is off, and known to be.
     pub(crate) fn must_be_off(&self) -> Result<(), Error> {
         let now = self.now();
-        if now.machine.is_some() || now.unknown.is_some() { Err(refusal::running(self.id)) } else { Ok(()) }
+        let off = now.record.life == Life::Off && now.unknown.is_none();
+        if off { Ok(()) } else { Err(refusal::running(self.id)) }
     }
 
     /// Records that the end of the running machine is no crash; `None` if nothing runs.
@@ -82,6 +95,14 @@ impl Guest {
         let process = machine.process().identity().clone();
         self.set(|record| record.life = Life::Stopping { process })?;
         Ok(Some(machine))
+    }
+
+    /// Makes the saved memory be gone, if there is one.
+    pub(crate) fn forget_memory(&self) -> Result<(), Error> {
+        if matches!(self.now().record.life, Life::Suspended | Life::Resuming) {
+            self.set(|record| *record = Record::off(None))?;
+        }
+        self.folder.remove_memory().map_err(unwritable)
     }
 
     pub(crate) fn observe(&self) -> Presence {
@@ -94,6 +115,7 @@ impl Guest {
             power: match pid {
                 Some(_) if now.paused => Power::Paused,
                 Some(_) => Power::On,
+                None if matches!(now.record.life, Life::Suspended | Life::Resuming) => Power::Suspended,
                 None => Power::Off,
             },
             since: now.record.since,
@@ -116,9 +138,11 @@ impl Watcher for Watch {
 
     fn ended(&self, shut_down: bool, why: String) {
         let mut now = self.guest.now();
-        let by_itself = !matches!(now.record.life, Life::Stopping { .. });
+        let suspended = now.record.life == Life::Suspended;
+        let by_itself = !suspended && !matches!(now.record.life, Life::Stopping { .. });
         let ended = by_itself.then(|| if shut_down { "shutdown".to_owned() } else { format!("crashed: {why}") });
-        now.record = Record::off(ended);
+        let off = Record::off(ended);
+        now.record = if suspended { Record { life: Life::Suspended, ..off } } else { off };
         now.machine = None;
         now.paused = false;
         now.watch = None;

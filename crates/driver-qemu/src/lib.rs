@@ -31,6 +31,7 @@ mod rights;
 mod snapshot;
 mod start;
 mod stop;
+mod suspend;
 mod work;
 
 pub use config::{Acceleration, Config};

@@ -120,6 +120,11 @@ impl Machine {
         self.qmp()?.execute(command, arguments, COMMAND_LIMIT).await
     }
 
+    /// What QEMU wrote to its standard error.
+    pub(crate) fn last_words(&self) -> String {
+        last_words(&self.folder)
+    }
+
     /// Gives the root disk this size; a guest that runs sees it at once.
     pub(crate) async fn grow_disk(&self, size: Bytes) -> Result<(), QmpError> {
         self.execute("block_resize", json!({ "node-name": DISK_NODE, "size": size.0 })).await.map(|_| ())

@@ -9,14 +9,16 @@ use std::{
 
 use nephos_driver::{DiskFormat, GuestSpec, refusal};
 use nephos_types::{Bytes, Error, Timestamp};
+use tokio::sync::mpsc;
 
 use crate::{
     command_line, config_drive, disk,
-    folder::{Folder, Life},
+    folder::{Folder, Launched, Life, Record},
     guest::Guest,
     host::Host,
     machine::Machine,
     process::{Launch, Process},
+    qmp::Event,
     work::{blocking, unwritable},
 };
 
@@ -32,18 +34,62 @@ impl Host {
             return self.unpause(guest, &machine).await;
         }
         let spec = guest.now().spec.clone().ok_or_else(|| refusal::unknown_guest(guest.id))?;
-        let accelerator = self.accelerator().await;
-        guest.set(|record| record.life = Life::Starting)?;
-        let (program, rights) = (self.config.qemu.clone(), self.users.rights(guest.id, &accelerator));
-        let (folder, wanted) = (guest.folder.clone(), spec.clone());
-        let launched = blocking(move || {
-            let prepared = Prepared::new(&folder, &wanted)?;
+        let saved = guest.now().record.life == Life::Suspended;
+        let launched = if saved { self.suspended_as(guest, &spec)? } else { self.as_defined(&spec).await };
+        guest.set(|record| record.life = if saved { Life::Resuming } else { Life::Starting })?;
+        match self.launch(guest, launched, &spec, saved).await {
+            Ok((machine, events)) => {
+                guest.set(|record| {
+                    record.since = Timestamp::now();
+                    record.ended = None;
+                })?;
+                self.watch(guest, Arc::new(machine), events);
+                Ok(())
+            }
+            Err(error) => {
+                guest.set(|record| match record.life {
+                    Life::Resuming => record.life = Life::Suspended,
+                    // It may have run for a moment, so that its memory is of no use any more.
+                    _ if saved => *record = Record::off(Some(format!("crashed: {error}"))),
+                    _ => record.life = Life::Off,
+                })?;
+                Err(error)
+            }
+        }
+    }
+
+    /// How a guest is started from off.
+    async fn as_defined(&self, spec: &GuestSpec) -> Launched {
+        Launched {
+            spec: spec.clone(),
+            accelerator: self.accelerator().await,
+            machine: command_line::MACHINE.to_owned(),
+        }
+    }
+
+    /// Starts the guest's QEMU; it has ended if this fails.
+    async fn launch(
+        &self,
+        guest: &Guest,
+        launched: Launched,
+        spec: &GuestSpec,
+        saved: bool,
+    ) -> Result<(Machine, mpsc::Receiver<Event>), Error> {
+        let (program, rights) = (self.config.qemu.clone(), self.users.rights(guest.id, &launched.accelerator));
+        let (folder, size) = (guest.folder.clone(), disk::wanted_size(&spec.disk)?);
+        let spawned = blocking(move || {
+            if !saved {
+                folder.write_launched(&launched).map_err(unwritable)?;
+            }
+            let prepared = Prepared::new(&folder, &launched.spec, size)?;
             let arguments = command_line::arguments(&command_line::Launch {
-                spec: &wanted,
-                accelerator: &accelerator,
+                spec: &launched.spec,
+                machine: &launched.machine,
+                accelerator: &launched.accelerator,
                 base: prepared.base.as_ref().map(|(file, format)| (file.as_raw_fd(), *format)),
                 config_drive: prepared.config_drive.as_ref().map(AsRawFd::as_raw_fd),
                 paused: prepared.grow.is_some(),
+                incoming: saved,
             });
             let inherited = prepared.base.iter().map(|(file, _)| file).chain(&prepared.config_drive);
             let launch = Launch {
@@ -60,38 +106,39 @@ impl Host {
             let process = launch.spawn().and_then(Process::of_child).map_err(start_failed)?;
             Ok((process, prepared.grow))
         });
-        let outcome = async {
-            let (process, grow) = launched.await?;
-            let identity = process.identity().clone();
-            guest.set(|record| record.life = Life::Running { process: identity })?;
-            let (machine, events) = Machine::started(guest.id, guest.folder.clone(), process).await?;
-            if let Some(size) = grow {
-                let grown = async {
-                    machine.grow_disk(size).await?;
-                    machine.go().await
-                };
-                if let Err(error) = grown.await {
-                    let _ = machine.process().kill();
-                    machine.process().ended().await;
-                    return Err(Error::internal("The server's disk could not be made larger", error));
-                }
-            }
-            Ok((machine, events))
-        };
-        match outcome.await {
-            Ok((machine, events)) => {
-                guest.set(|record| {
-                    record.since = Timestamp::now();
-                    record.ended = None;
-                })?;
-                self.watch(guest, Arc::new(machine), events);
-                Ok(())
-            }
-            Err(error) => {
-                guest.set(|record| record.life = Life::Off)?;
-                Err(error)
-            }
+        let (process, grow) = spawned.await?;
+        let running = Life::Running { process: process.identity().clone() };
+        if !saved {
+            guest.set(|record| record.life = running.clone())?;
         }
+        let (machine, events) = Machine::started(guest.id, guest.folder.clone(), process).await?;
+        let begun = async {
+            if saved {
+                self.load_memory(guest, &machine).await?;
+            }
+            if let Some(size) = grow {
+                let failed = |error| Error::internal("The server's disk could not be made larger", error);
+                machine.grow_disk(size).await.map_err(failed)?;
+            }
+            if saved {
+                // From here on the memory is not that of the disk any more: what ends now has crashed.
+                guest.set(|record| record.life = running)?;
+                guest.folder.sync().map_err(unwritable)?;
+            }
+            if saved || grow.is_some() {
+                machine.go().await.map_err(|error| Error::internal("The server could not be made to run", error))?;
+            }
+            Ok(())
+        };
+        if let Err(error) = begun.await {
+            let _ = machine.process().kill();
+            machine.process().ended().await;
+            return Err(error);
+        }
+        if saved && let Err(error) = guest.folder.remove_memory() {
+            tracing::warn!(id = %guest.id, %error, "a memory that is of no use any more is still there");
+        }
+        Ok((machine, events))
     }
 }
 
@@ -106,7 +153,7 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new(folder: &Folder, spec: &GuestSpec) -> Result<Self, Error> {
+    fn new(folder: &Folder, spec: &GuestSpec, wanted: Bytes) -> Result<Self, Error> {
         let base = disk::open_base(&spec.disk)?;
         let config_drive = if spec.config_drive.is_empty() {
             None
@@ -117,7 +164,6 @@ impl Prepared {
             Some(File::open(folder.config_drive()).map_err(unwritable)?)
         };
         folder.clear_sockets().map_err(unwritable)?;
-        let wanted = disk::wanted_size(&spec.disk)?;
         let current = disk::current_size(folder, spec.disk.incarnation).map_err(unwritable)?;
         let grow = current.is_some_and(|current| current < wanted).then_some(wanted);
         let run = folder.open_run().map_err(unwritable)?;

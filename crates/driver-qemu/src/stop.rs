@@ -13,7 +13,7 @@ use crate::{
 
 impl Host {
     pub(crate) async fn stop(&self, guest: &Guest, mode: StopMode) -> Result<(), Error> {
-        let Some(machine) = guest.end_is_wanted()? else { return Ok(()) };
+        let Some(machine) = guest.end_is_wanted()? else { return guest.forget_memory() };
         if let StopMode::Soft(grace) = mode {
             if let Err(error) = self.unpause(guest, &machine).await {
                 tracing::debug!(id = %guest.id, %error, "a guest that stands still hears no power button");

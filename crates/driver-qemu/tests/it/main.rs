@@ -5,3 +5,4 @@ mod contract;
 mod disks;
 mod machine;
 mod surroundings;
+mod suspension;
