@@ -40,15 +40,12 @@ pub struct Join {
 }
 
 impl Join {
-    /// Reads `https://HOST:PORT` and `TOKEN.FINGERPRINT`.
+    /// Reads `https://HOST:PORT` (further ones after commas) and `TOKEN.FINGERPRINT`.
     pub fn parse(url: &str, token: &str) -> Result<Self> {
         let address = url
             .strip_prefix("https://")
             .map(|address| address.trim_end_matches('/'))
-            .filter(|address| {
-                address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-                    && !address.contains(['/', '?', '#', '@'])
-            })
+            .filter(|addresses| addresses.split(',').all(is_address))
             .ok_or_else(|| {
                 Error::invalid("invalid_join_address", "Not the address of a control plane")
                     .detail(format!("`{url}` is not `https://HOST:PORT`"))
@@ -70,6 +67,11 @@ impl Join {
         }
         Ok(Self { address: address.to_owned(), token: secret.to_owned(), fingerprint })
     }
+}
+
+fn is_address(address: &str) -> bool {
+    address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        && !address.contains(['/', '?', '#', '@'])
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -251,8 +253,18 @@ mod tests {
         let fingerprint = "ab".repeat(32);
         let join = Join::parse("https://10.0.0.1:6785", &format!("secret.{fingerprint}")).unwrap();
         assert_eq!((join.address.as_str(), join.token.as_str()), ("10.0.0.1:6785", "secret"));
+        assert!(Join::parse("https://10.0.0.1:6785,10.0.0.2:6785", &format!("secret.{fingerprint}")).is_ok());
         assert!(Join::parse("https://[fd00::1]:6785/", &format!("secret.{fingerprint}")).is_ok());
-        for url in ["", "10.0.0.1:6785", "http://a:1", "https://a", "https://a:99999", "https://:1", "https://a:1/x"] {
+        for url in [
+            "",
+            "10.0.0.1:6785",
+            "http://a:1",
+            "https://a",
+            "https://a:99999",
+            "https://:1",
+            "https://a:1/x",
+            "https://a:1,",
+        ] {
             assert_eq!(Join::parse(url, "a.b").err().unwrap().code, "invalid_join_address", "{url}");
         }
         for token in ["", "secret", &format!(".{fingerprint}"), "secret.zz", "secret.abcd"] {

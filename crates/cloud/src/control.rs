@@ -12,11 +12,12 @@ use std::{
 
 use nephos_auth::{Policy, ServerCertificate};
 use nephos_ops::Cloud;
-use nephos_store::{Author, Kinds, Sqlite, Store, Transaction};
+use nephos_store::{Author, CommitError, Kinds, Postgres, Sqlite, Store, Transaction};
 use nephos_types::{Error, Result, Secret, Timestamp};
-use nephos_workflow::{Config, Observer};
+use nephos_workflow::{Config, Holders, Observer};
 
 use crate::{
+    cluster::{self, Peers},
     compute::{self, Compute},
     core::{CloudCore, Handlers},
     idempotency, identity,
@@ -56,8 +57,21 @@ pub struct Options {
     pub observers: Vec<Arc<dyn Observer>>,
     /// How long the audit trail is kept.
     pub keep_audit: Duration,
+    /// The database to share with other processes; none: an SQLite file in the data folder.
+    pub shared: Option<Shared>,
     /// Which closed workflow runs are kept.
     pub keep_workflows: workflow::Retention,
+}
+
+/// A database that several processes of the control plane share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// `postgres://…`
+    pub database: String,
+    /// The file with the key to the cloud's secrets; made if the database is new.
+    pub secret: PathBuf,
+    /// The folder of images, which all processes must see.
+    pub images: Option<PathBuf>,
 }
 
 /// A control plane.
@@ -66,6 +80,7 @@ pub struct Control {
     engine: Engine,
     cloud: Cloud,
     _compute: Arc<Compute>,
+    peers: Option<Arc<Peers>>,
     /// The nodes, and what they speak with.
     pub nodes: Arc<Nodes>,
     /// The certificate that was asked for.
@@ -77,7 +92,7 @@ pub struct Control {
 /// Every kind of record that the cloud keeps.
 #[must_use]
 pub(crate) fn kinds() -> Kinds {
-    let kinds = identity::kinds(Kinds::new()).with::<WorkflowRun>();
+    let kinds = cluster::kinds(identity::kinds(Kinds::new()).with::<WorkflowRun>());
     workflow::kinds(compute::kinds(node::kinds(image::kinds(kinds))))
 }
 
@@ -85,26 +100,40 @@ impl Control {
     /// Opens the control plane on a data folder, making a new cloud if it is empty, and takes up what was going on.
     pub async fn open(options: Options) -> Result<Self> {
         let data = &options.data;
-        let store = Store::open_with(
-            Sqlite::open(data.join(DATABASE)).await?,
-            kinds(),
-            nephos_store::Options { keep_audit: options.keep_audit, ..nephos_store::Options::default() },
-        )
-        .await?;
+        let keep = nephos_store::Options { keep_audit: options.keep_audit, ..nephos_store::Options::default() };
+        let store = match &options.shared {
+            None => Store::open_with(Sqlite::open(data.join(DATABASE)).await?, kinds(), keep).await?,
+            Some(shared) => Store::open_with(Postgres::open(&shared.database).await?, kinds(), keep).await?,
+        };
+        let peers = match &options.shared {
+            None => None,
+            Some(shared) => {
+                cluster::share(&store, data, &shared.secret).await?;
+                Some(Peers::join(store.clone(), options.node_address.clone()).await?)
+            }
+        };
         let policy = policy(&data.join(POLICY))?;
         let authority = identity::Authority::open(
             store.clone(),
             data,
-            identity::Options::default(),
+            identity::Options { rotate: peers.is_none(), ..identity::Options::default() },
             vec![compute::project_use(), image::project_use(), workflow::project_use()],
         )?;
-        let engine = Engine::new(StoreJournal::new(store.clone()), Config::default());
+        let mut config = Config::default();
+        if let Some(peers) = &peers {
+            let holders: Arc<dyn Holders> = peers.clone();
+            config = Config { name: peers.name().clone(), exclusive: false, holders: Some(holders), ..config };
+        }
+        let engine = Engine::new(StoreJournal::new(store.clone()), config);
         for observer in options.observers {
             engine.observe(observer);
         }
         let mut handlers = Handlers::new();
         identity::register(&mut handlers, &authority);
-        let images = Images::register(&mut handlers, &store, &data.join("images")).await?;
+        let folder = options.shared.as_ref().and_then(|shared| shared.images.clone());
+        let folder = folder.unwrap_or_else(|| data.join("images"));
+        let alone = peers.as_ref().is_none_or(|peers| peers.is_alone());
+        let images = Images::register(&mut handlers, &store, &folder, alone).await?;
         let certificates = nephos_auth::Authority::open(&data.join("keys/authority"))?;
         // Clients trust the cloud by this file.
         fs::write(data.join(CERTIFICATE), certificates.certificate())
@@ -113,7 +142,8 @@ impl Control {
             [] => None,
             names => Some(certificates.server_certificate(names, CERTIFICATE_VALID)?),
         };
-        let settings = node::Settings { address: Some(options.node_address), ..node::Settings::default() };
+        let settings =
+            node::Settings { address: Some(options.node_address), peers: peers.clone(), ..node::Settings::default() };
         let nodes = Nodes::new(store.clone(), certificates, settings);
         nodes.register(&mut handlers);
         let compute = Compute::register(&mut handlers, &store, &engine, &nodes, &images)?;
@@ -136,9 +166,13 @@ impl Control {
         let first_start = identity::bootstrap(&authority, data, first).await?;
         first_flavors(&store).await?;
         keep_tidy(&store, &authority, options.keep_workflows);
+        if let Some(peers) = &peers {
+            cluster::follow(&compute, peers);
+            tokio::spawn(peers.clone().keep_beating());
+        }
         engine.recover().await?;
         workflows.begin(cloud.clone());
-        Ok(Self { store, engine, cloud, _compute: compute, nodes, certificate, first_start })
+        Ok(Self { store, engine, cloud, _compute: compute, peers, nodes, certificate, first_start })
     }
 
     /// The handle for front ends.
@@ -147,9 +181,19 @@ impl Control {
         self.cloud.clone()
     }
 
-    /// Parks what runs; it goes on after the next start.
+    /// Parks what runs; it goes on after the next start, or in another process.
     pub async fn stop(&self) {
         self.engine.stop().await;
+        if let Some(peers) = &self.peers
+            && let Err(error) = peers.leave().await
+        {
+            tracing::warn!(error = %error.chain(), "the other controllers will notice by themselves that this one has ended");
+        }
+    }
+
+    /// Waits until this process cannot go on because it can no longer follow the others, and says why.
+    pub async fn broken(&self) -> Error {
+        self.store.ended().await
     }
 
     /// Closes the store; everything acknowledged is on disk.
@@ -205,6 +249,9 @@ async fn first_flavors(store: &Store) -> Result<()> {
         return Ok(());
     }
     let transaction = Transaction::new(Author::new("cloud").operation("first-start")).claim(DONE, "done");
-    store.commit(compute::flavor::first(transaction)?).await?;
-    Ok(())
+    match store.commit(compute::flavor::first(transaction)?).await {
+        Ok(_) => Ok(()),
+        Err(CommitError::Taken { key, .. }) if key == DONE => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }

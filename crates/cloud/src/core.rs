@@ -10,6 +10,7 @@ use std::{
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
+    time::Duration,
 };
 
 use futures_util::FutureExt;
@@ -134,6 +135,9 @@ fn wrong_type<O: Operation>() -> Error {
     Error::bug(format!("{} was called with another operation's input", O::SPEC.name))
 }
 
+/// How long a call waits to see what other processes did.
+const CATCH_UP: Duration = Duration::from_secs(2);
+
 /// The core: handlers, policy, and who can say whose credentials are whose.
 pub struct CloudCore {
     handlers: Handlers,
@@ -149,6 +153,14 @@ impl CloudCore {
         Self { handlers, policy, identify, store }
     }
 
+    /// Sees what other processes have acknowledged. While the database is away, what is in memory has to do.
+    async fn catch_up(&self) {
+        let caught_up = tokio::time::timeout(CATCH_UP, self.store.catch_up()).await;
+        if !matches!(caught_up, Ok(Ok(()))) {
+            tracing::debug!("answering from what was known before the database went away");
+        }
+    }
+
     async fn dispatch(
         &self,
         operation: TypeId,
@@ -159,6 +171,9 @@ impl CloudCore {
             Error::new(ErrorKind::Unsupported, "operation_not_offered", "This operation is not offered here")
         })?;
         let spec = &handler.spec;
+        if context.caller.identity.is_none() {
+            self.catch_up().await;
+        }
         let allowed = self.policy.allows(spec, context.caller.identity.as_deref())?;
         match (&handler.creation, spec.effect, context.idempotency_key.is_some()) {
             (Some(creation), Effect::Creates, true) => self.run_once(handler, creation, context, allowed, input).await,
@@ -199,7 +214,11 @@ impl CloudCore {
 
 impl Core for CloudCore {
     fn identify<'a>(&'a self, credentials: Credentials) -> BoxFuture<'a, Result<Arc<Identity>>> {
-        Box::pin(async move { self.identify.identify(&credentials).await })
+        Box::pin(async move {
+            // Whoever was told something by another process finds it here, so callers need not stay with one.
+            self.catch_up().await;
+            self.identify.identify(&credentials).await
+        })
     }
 
     fn call(

@@ -101,7 +101,8 @@ impl StoreJournal {
     }
 }
 
-fn stored(record: &Record<WorkflowRun>) -> Stored {
+/// A run as the engine takes it.
+pub(crate) fn stored(record: &Record<WorkflowRun>) -> Stored {
     Stored { run: Arc::clone(&record.body.0), revision: Revision(record.meta.revision.0) }
 }
 

@@ -6,6 +6,7 @@
 //! Must not know: any front end's protocol, any driver, SQL.
 
 pub mod bench;
+pub mod cluster;
 pub mod compute;
 mod control;
 mod core;
@@ -20,7 +21,8 @@ pub mod system;
 pub mod workflow;
 
 pub use self::{
-    control::{Control, DATABASE, Options},
+    cluster::migrate,
+    control::{Control, DATABASE, Options, Shared},
     core::{BoxFuture, CloudCore, Handlers, Identify},
     resolve::{CLOUD, Named, name_claim},
     session::{Session, Visible},

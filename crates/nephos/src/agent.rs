@@ -31,7 +31,7 @@ pub(crate) fn command() -> LocalCommand {
                         .long("join")
                         .value_name("URL")
                         .requires("token")
-                        .help("Where the control plane is; needed once"),
+                        .help("Where the control plane is, further addresses after commas; needed once"),
                 )
                 .arg(
                     Arg::new("token")

@@ -11,11 +11,14 @@ use std::{
 };
 
 use clap::{Arg, ArgMatches, Command, value_parser};
+use nephos_cloud::Shared;
 use nephos_types::{Error, Result, Secret};
 use serde::Deserialize;
 
 /// Where the system's own configuration is.
 const SYSTEM_FILE: &str = "/etc/nephos/nephos.toml";
+/// The file in the data folder that holds the key to the secrets in a shared database.
+pub(crate) const SECRET: &str = "secret.key";
 /// The name of the file in the data folder.
 const FILE: &str = "nephos.toml";
 
@@ -32,6 +35,10 @@ struct File {
     keep_audit_days: Option<u32>,
     keep_workflows_days: Option<u32>,
     log: Option<String>,
+    database: Option<String>,
+    secret_file: Option<PathBuf>,
+    images: Option<PathBuf>,
+    node_address: Option<String>,
 }
 
 /// For how many days history may be kept.
@@ -57,6 +64,10 @@ pub(crate) struct Config {
     pub(crate) node_listen: SocketAddr,
     /// What this machine is called as a node.
     pub(crate) node_name: Option<String>,
+    /// By which address agents reach this process, if not by the one it listens on.
+    pub(crate) node_address: Option<String>,
+    /// The database to share with other controllers; `None` for one of this process's own.
+    pub(crate) shared: Option<Shared>,
     /// How many simulated nodes stand in for this machine; 0 for the real one.
     pub(crate) simulated_nodes: u32,
     /// How long the audit trail is kept.
@@ -101,6 +112,66 @@ pub(crate) fn common(command: Command) -> Command {
 
 /// The flags of `nephos up`.
 pub(crate) fn up(command: Command) -> Command {
+    serving(command)
+        .arg(flag(
+            "node-name",
+            "NEPHOS_NODE_NAME",
+            "NAME",
+            "What this machine is called as a node [default: its host name]",
+        ))
+        .arg(
+            flag(
+                "simulated-nodes",
+                "NEPHOS_SIMULATED_NODES",
+                "N",
+                "Stand in N simulated nodes for this machine; their servers are not real",
+            )
+            .value_parser(value_parser!(u32).range(0..=100_000)),
+        )
+}
+
+/// The flags that say which database controllers share, and the key to the cloud's secrets in it.
+pub(crate) fn sharing(command: Command) -> Command {
+    command
+        .arg(flag(
+            "database",
+            "NEPHOS_DATABASE",
+            "URL",
+            "The PostgreSQL database that all controllers share: postgres://USER:PASSWORD@HOST/DATABASE",
+        ))
+        .arg(
+            flag(
+                "secret-file",
+                "NEPHOS_SECRET_FILE",
+                "FILE",
+                "The key to the cloud's secrets in the database, the same on all machines [default: secret.key in the data folder]",
+            )
+            .value_parser(value_parser!(PathBuf)),
+        )
+}
+
+/// The flags of `nephos controller`.
+pub(crate) fn controller(command: Command) -> Command {
+    sharing(serving(command))
+        .arg(
+            flag(
+                "images",
+                "NEPHOS_IMAGES",
+                "DIR",
+                "The folder of images, which all controllers must see [default: images in the data folder]",
+            )
+            .value_parser(value_parser!(PathBuf)),
+        )
+        .arg(flag(
+            "node-address",
+            "NEPHOS_NODE_ADDRESS",
+            "HOST:PORT",
+            "By which agents reach this controller [default: what --node-listen says]",
+        ))
+}
+
+/// The flags of whatever serves the APIs.
+fn serving(command: Command) -> Command {
     let address = || value_parser!(SocketAddr);
     common(command)
         .arg(
@@ -124,21 +195,6 @@ pub(crate) fn up(command: Command) -> Command {
                 "Where agents of other machines dial, always TLS [default: 127.0.0.1:6782]",
             )
             .value_parser(address()),
-        )
-        .arg(flag(
-            "node-name",
-            "NEPHOS_NODE_NAME",
-            "NAME",
-            "What this machine is called as a node [default: its host name]",
-        ))
-        .arg(
-            flag(
-                "simulated-nodes",
-                "NEPHOS_SIMULATED_NODES",
-                "N",
-                "Stand in N simulated nodes for this machine; their servers are not real",
-            )
-            .value_parser(value_parser!(u32).range(0..=100_000)),
         )
         .arg(
             flag("keep-audit-days", "NEPHOS_KEEP_AUDIT_DAYS", "DAYS", "How long the audit trail is kept [default: 90]")
@@ -168,7 +224,7 @@ fn read(path: &Path) -> Result<Option<File>> {
     toml::from_str(&text).map(Some).map_err(|error| {
         Error::invalid("config", format!("{} is not valid", path.display()))
             .detail(error.message().to_owned())
-            .next("known keys: data, listen, s3_listen, node_listen, node_name, simulated_nodes, keep_audit_days, keep_workflows_days, log", None)
+            .next("known keys: data, listen, s3_listen, node_listen, node_name, simulated_nodes, keep_audit_days, keep_workflows_days, log, database, secret_file, images, node_address", None)
     })
 }
 
@@ -194,6 +250,11 @@ pub(crate) fn data_folder(matches: &ArgMatches) -> Result<PathBuf> {
         Some(data) => Ok(data.clone()),
         None => read(Path::new(SYSTEM_FILE))?.and_then(|file| file.data).map_or_else(default_data, Ok),
     }
+}
+
+/// The value of a flag that not every command has.
+fn optional<T: Clone + Send + Sync + 'static>(matches: &ArgMatches, name: &str) -> Option<T> {
+    matches.try_get_one::<T>(name).ok().flatten().cloned()
 }
 
 fn address(matches: &ArgMatches, name: &str) -> Option<SocketAddr> {
@@ -250,17 +311,24 @@ impl Config {
         let keep_workflows =
             days(matches, "keep-workflows-days", [own.keep_workflows_days, system.keep_workflows_days], 30)?;
         let (log, log_format) = logging(matches, own.log.or(system.log));
+        let database = optional::<String>(matches, "database").or(own.database).or(system.database);
+        let secret = optional(matches, "secret-file").or(own.secret_file).or(system.secret_file);
+        let images = optional(matches, "images").or(own.images).or(system.images);
         Ok(Self {
+            shared: database.map(|database| Shared {
+                database,
+                secret: secret.unwrap_or_else(|| data.join(SECRET)),
+                images,
+            }),
+            node_address: optional(matches, "node-address").or(own.node_address).or(system.node_address),
             data,
             listen: address(matches, "listen").or(own.listen).or(system.listen).unwrap_or(loopback(6780)),
             node_listen: address(matches, "node-listen")
                 .or(own.node_listen)
                 .or(system.node_listen)
                 .unwrap_or(loopback(6782)),
-            node_name: matches.get_one::<String>("node-name").cloned().or(own.node_name).or(system.node_name),
-            simulated_nodes: matches
-                .get_one::<u32>("simulated-nodes")
-                .copied()
+            node_name: optional(matches, "node-name").or(own.node_name).or(system.node_name),
+            simulated_nodes: optional(matches, "simulated-nodes")
                 .or(own.simulated_nodes)
                 .or(system.simulated_nodes)
                 .unwrap_or(0),

@@ -6,9 +6,11 @@
 mod agent;
 mod backup;
 mod config;
+mod controller;
 mod image_build;
 mod kill_point;
 mod logging;
+mod migrate;
 mod observe;
 mod reach;
 mod restore;
@@ -19,9 +21,11 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     nephos_cli::App::new("nephos", env!("CARGO_PKG_VERSION"))
         .with(up::command())
+        .with(controller::command())
         .with(agent::command())
         .with(backup::command())
         .with(restore::command())
+        .with(migrate::command())
         .with(image_build::command())
         .run(std::env::args_os())
 }

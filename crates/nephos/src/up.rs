@@ -129,7 +129,8 @@ fn write_endpoint(data: &Path, url: &str) -> io::Result<()> {
     fs::rename(path, data.join(ENDPOINT))
 }
 
-async fn up(config: Config) -> Result<()> {
+/// Serves until a signal, with an agent for this machine unless the database is shared.
+pub(crate) async fn up(config: Config) -> Result<()> {
     let begin = Instant::now();
     make_data_folder(&config.data)?;
     let _ = fs::remove_file(config.data.join(ENDPOINT));
@@ -142,7 +143,8 @@ async fn up(config: Config) -> Result<()> {
     let control = Control::open(Options {
         data: config.data.clone(),
         url: url.clone(),
-        node_address: reach::node(node_address).to_string(),
+        node_address: config.node_address.clone().unwrap_or_else(|| reach::node(node_address).to_string()),
+        shared: config.shared.clone(),
         certificate_for: names,
         admin_password: config.admin_password.clone(),
         observers,
@@ -176,8 +178,14 @@ async fn up(config: Config) -> Result<()> {
         shutdown.clone(),
     ));
     tokio::spawn(control.nodes.clone().watch_over(shutdown.clone()));
-    let agents = start_agents(&config, &control, plane, &shutdown).await?;
-    agents.wait_for_first(&control).await;
+    let agents = match config.shared {
+        None => Some(start_agents(&config, &control, plane, &shutdown).await?),
+        // Every machine's agent may go to any controller, so none belongs to this one.
+        Some(_) => None,
+    };
+    if let Some(agents) = &agents {
+        agents.wait_for_first(&control).await;
+    }
 
     write_endpoint(&config.data, &url)
         .map_err(|error| Error::internal("the endpoint cannot be written into the data folder", error))?;
@@ -185,21 +193,27 @@ async fn up(config: Config) -> Result<()> {
     tracing::info!(%url, nodes = %node_address, data = %config.data.display(), took_ms = begin.elapsed().as_millis() as u64, "ready");
     welcome(&config, &control, &url, begin);
 
-    wait_for_signal().await?;
+    let broken = tokio::select! {
+        signalled = wait_for_signal() => signalled.err(),
+        broken = control.broken() => Some(broken),
+    };
     tracing::info!("stopping; guests run on");
     readiness.0.store(false, Ordering::Release);
     let _ = fs::remove_file(config.data.join(ENDPOINT));
     let stopping = async {
         tokio::join!(server.stop(STOP_LIMIT), control.stop());
         shutdown.cancel();
-        agents.stop().await;
+        if let Some(agents) = agents {
+            agents.stop().await;
+        }
         let _ = nodes.await;
         let _ = serving.await;
     };
     if tokio::time::timeout(STOP_LIMIT, stopping).await.is_err() {
         tracing::warn!("some work did not end in time; it goes on after the next start");
     }
-    control.close().await
+    let closed = control.close().await;
+    broken.map_or(closed, Err)
 }
 
 /// What is printed once everything serves: where, and after the first start how to log in.
@@ -211,6 +225,17 @@ fn welcome(config: &Config, control: &Control, url: &str, begin: Instant) {
         _ => String::new(),
     };
     // At once, so that whoever waits for it reads it whole.
+    if config.shared.is_some() {
+        println!(
+            "✔ Nephos {} controls in {:.1}s\n  \
+               API        {url}/v1   ·   {url}/openapi.json   ·   {url}/xmlrpc\n\
+             {login}  \
+               try        nephos node join-token      add a machine",
+            env!("CARGO_PKG_VERSION"),
+            begin.elapsed().as_secs_f64(),
+        );
+        return;
+    }
     println!(
         "✔ Nephos {} is up in {:.1}s\n  \
            API        {url}/v1   ·   {url}/openapi.json   ·   {url}/xmlrpc\n\

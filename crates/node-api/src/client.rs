@@ -7,7 +7,10 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -41,6 +44,8 @@ use crate::{
 
 /// How long dialling may take, TLS included.
 const DIAL_WITHIN: Duration = Duration::from_secs(10);
+/// The same where there are others to try.
+const DIAL_ONE_OF_SEVERAL: Duration = Duration::from_secs(4);
 /// How long a call may take that the control plane answers at once.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// How long sending a copy of a disk may take; the control plane takes what it can, and a broken connection shows
@@ -57,17 +62,20 @@ pub trait Connector: Send + Sync + 'static {
     fn connect(&self) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Duplex>>> + Send + '_>>;
 }
 
-/// Over TCP and TLS.
+/// Over TCP and TLS, to one of several processes of the control plane: the one that was reached last, as long as it can
+/// be reached.
 pub struct Tls {
-    address: String,
+    addresses: Vec<String>,
+    current: AtomicUsize,
     config: RwLock<Arc<ClientConfig>>,
 }
 
 impl Tls {
-    /// To `host:port`, showing and expecting the certificates of `config`.
+    /// To `host:port`, or several of them with commas in between, showing and expecting the certificates of `config`.
     #[must_use]
     pub fn new(address: String, config: Arc<ClientConfig>) -> Self {
-        Self { address, config: RwLock::new(config) }
+        let addresses = address.split(',').map(ToOwned::to_owned).collect();
+        Self { addresses, current: AtomicUsize::new(0), config: RwLock::new(config) }
     }
 
     /// Uses another configuration from the next connection on, e.g. after a renewal.
@@ -76,18 +84,39 @@ impl Tls {
     }
 }
 
+impl Tls {
+    async fn dial(&self, address: &str) -> io::Result<Box<dyn Duplex>> {
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let socket = TcpStream::connect(address).await?;
+        socket.set_nodelay(true)?;
+        let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
+        let stream = TlsConnector::from(config).connect(name, socket).await?;
+        Ok(Box::new(stream))
+    }
+}
+
 impl Connector for Tls {
     fn connect(&self) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Duplex>>> + Send + '_>> {
         Box::pin(async move {
-            let config = self.config.read().unwrap_or_else(PoisonError::into_inner).clone();
-            let dial = async {
-                let socket = TcpStream::connect(&self.address).await?;
-                socket.set_nodelay(true)?;
-                let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
-                let stream = TlsConnector::from(config).connect(name, socket).await?;
-                Ok::<_, io::Error>(Box::new(stream) as Box<dyn Duplex>)
-            };
-            tokio::time::timeout(DIAL_WITHIN, dial).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+            let first = self.current.load(Ordering::Relaxed);
+            let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
+            for number in (0..self.addresses.len()).map(|step| (first + step) % self.addresses.len()) {
+                let Some(address) = self.addresses.get(number) else { continue };
+                let within = if self.addresses.len() > 1 { DIAL_ONE_OF_SEVERAL } else { DIAL_WITHIN };
+                let dialled = tokio::time::timeout(within, self.dial(address)).await;
+                match dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                    Ok(stream) => {
+                        self.current.store(number, Ordering::Relaxed);
+                        return Ok(stream);
+                    }
+                    Err(error) => {
+                        failure = error;
+                        // The next call begins where this one is broken off.
+                        self.current.store((number + 1) % self.addresses.len(), Ordering::Relaxed);
+                    }
+                }
+            }
+            Err(failure)
         })
     }
 }

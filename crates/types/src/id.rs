@@ -154,6 +154,8 @@ id_types! {
     AccessKeyId = "key";
     /// One role given to a user or group on a project, domain or the system.
     AssignmentId = "asg";
+    /// A process of the control plane, from its start to its end.
+    ControllerId = "ctl";
     /// A domain: the outermost owner of projects, users and groups.
     DomainId = "dom";
     /// A size that servers are made in.

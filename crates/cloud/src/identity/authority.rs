@@ -43,12 +43,14 @@ pub struct Options {
     pub token_life: Duration,
     /// How costly a password's hash is.
     pub cost: Cost,
+    /// Whether a start replaces the key that signs tokens when it is old. Not where other processes have the same.
+    pub rotate: bool,
 }
 
 impl Default for Options {
     /// One hour, as in Keystone, and OWASP's recommendation.
     fn default() -> Self {
-        Self { token_life: Duration::from_secs(3600), cost: Cost::Standard }
+        Self { token_life: Duration::from_secs(3600), cost: Cost::Standard, rotate: true }
     }
 }
 
@@ -90,7 +92,7 @@ impl Authority {
     pub fn open(store: Store, data: &Path, options: Options, project_uses: Vec<ProjectUse>) -> Result<Arc<Self>> {
         let keys = data.join("keys");
         let mut token_keys = KeyRing::open(&keys.join("token"))?;
-        if Timestamp::now().since(token_keys.active().created_at) > TOKEN_KEY_AGE {
+        if options.rotate && Timestamp::now().since(token_keys.active().created_at) > TOKEN_KEY_AGE {
             token_keys.rotate(OLD_TOKEN_KEYS)?;
         }
         Ok(Arc::new(Self {

@@ -14,7 +14,7 @@ use nephos_auth::{
     write_private,
 };
 use nephos_ops::Role as BuiltIn;
-use nephos_store::{Author, Draft, Transaction};
+use nephos_store::{Author, CommitError, Draft, Transaction};
 use nephos_types::{AccessKeyId, AssignmentId, DomainId, Error, Name, ProjectId, Result, RoleId, Secret, UserId};
 
 use super::{
@@ -85,7 +85,17 @@ pub async fn bootstrap(authority: &Authority, data: &Path, first: FirstStart) ->
         write_private(&path, content.as_bytes())?;
         files.push(path);
     }
-    authority.store.commit(transaction).await?;
+    match authority.store.commit(transaction).await {
+        Ok(_) => {}
+        // Another process of the control plane was first; it has the files that open something.
+        Err(CommitError::Taken { key, .. }) if key == DONE => {
+            for path in &files {
+                let _ = fs::remove_file(path);
+            }
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    }
     Ok(Some(Printed { user: ADMIN, password: generated.then_some(password), files }))
 }
 

@@ -111,6 +111,13 @@ pub struct Folder {
 }
 
 impl Folder {
+    /// Opens (and makes) a folder that other processes may be writing to.
+    pub fn join(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        fs::create_dir_all(&path).map_err(|error| failure("The folder of images cannot be used", &path, error))?;
+        Ok(Self { path })
+    }
+
     /// Opens (and makes) the folder, and removes what uploads left there that a crash ended.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();

@@ -120,9 +120,15 @@ pub struct Bootable {
 }
 
 impl Images {
-    /// Registers the family's operations, on images as files in a folder.
-    pub async fn register(handlers: &mut Handlers, store: &Store, folder: &Path) -> Result<Arc<Self>> {
-        Self::register_with(handlers, store, Arc::new(Folder::open(folder)?), Limits::default()).await
+    /// Registers the family's operations, on images as files in a folder. What uploads that a crash ended have left is
+    /// removed only if this process is `alone`: otherwise it may be another one's that goes on.
+    pub async fn register(handlers: &mut Handlers, store: &Store, folder: &Path, alone: bool) -> Result<Arc<Self>> {
+        let files = if alone { Folder::open(folder)? } else { Folder::join(folder)? };
+        let images = Self::take_up(handlers, store, Arc::new(files), Limits::default());
+        if alone {
+            images.agree().await?;
+        }
+        Ok(images)
     }
 
     /// Registers the family's operations; first brings records and files into agreement after whatever ended the last
@@ -133,12 +139,22 @@ impl Images {
         files: Arc<dyn ImageStore>,
         limits: Limits,
     ) -> Result<Arc<Self>> {
+        let images = Self::take_up(handlers, store, files, limits);
+        images.agree().await?;
+        Ok(images)
+    }
+
+    fn take_up(handlers: &mut Handlers, store: &Store, files: Arc<dyn ImageStore>, limits: Limits) -> Arc<Self> {
         let images = Arc::new(Self { store: store.clone(), files, limits });
-        images.give_up_uploads().await?;
-        images.sweep().await?;
         sweep::keep_sweeping(&images);
         handlers::register(handlers, &images);
-        Ok(images)
+        images
+    }
+
+    /// Brings records and files into agreement while nobody uploads.
+    async fn agree(&self) -> Result<()> {
+        self.give_up_uploads().await?;
+        self.sweep().await.map(drop)
     }
 
     /// What a project's images use of what they may: their number, and their bytes.

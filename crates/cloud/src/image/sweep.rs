@@ -45,7 +45,10 @@ impl Images {
     /// Removes files that no record names; answers how many.
     pub(super) async fn sweep(&self) -> Result<usize> {
         let mut removed = 0;
-        for file in self.files.list().await? {
+        let files = self.files.list().await?;
+        // Those of other processes, too.
+        self.store.catch_up().await?;
+        for file in files {
             // Read after the list: a file that is listed has been in its record before.
             let record = self.store.get::<Image>(file.image());
             if record.is_some_and(|record| record.body.file() == Some(&file)) {

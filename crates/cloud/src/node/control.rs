@@ -18,6 +18,7 @@ impl ControlPlane for Nodes {
 
     fn hello(&self, node: NodeId, address: String, hello: Hello) -> Boxed<'_, HelloAnswer> {
         Box::pin(async move {
+            self.certain(node).await?;
             let live = self.live(node)?;
             // The version before is spoken too; a newer agent speaks ours.
             if hello.protocol == 0 || hello.protocol + 1 < PROTOCOL_VERSION {
@@ -40,6 +41,7 @@ impl ControlPlane for Nodes {
             self.amend(&node.to_string(), node, |record| {
                 record.reach(live.state().reachable);
                 record.address = Some(address.clone());
+                record.controller = self.own_name().map(ToOwned::to_owned);
                 record.agent_version = Some(agent_version.clone());
                 record.inventory = Some(inventory.clone());
             })
@@ -60,6 +62,7 @@ impl ControlPlane for Nodes {
     fn desired(&self, node: NodeId, after: Option<u64>, wait: Duration) -> Boxed<'_, Desired> {
         Box::pin(async move {
             let workload = self.workload()?;
+            self.certain(node).await?;
             let live = self.live(node)?;
             let mut revisions = live.revisions();
             let until = Instant::now() + wait;
@@ -79,11 +82,13 @@ impl ControlPlane for Nodes {
 
     fn report(&self, node: NodeId, report: Report) -> Boxed<'_, ()> {
         Box::pin(async move {
+            self.certain(node).await?;
             let live = self.live(node)?;
             let _in_order = live.reporting.lock().await;
+            let ours = self.record(node)?.body.controller.as_deref() == self.own_name();
             {
                 let state = live.state();
-                if !state.greeted {
+                if !state.greeted || !ours {
                     return Err(Error::new(ErrorKind::Precondition, HELLO_FIRST, "The control plane has restarted")
                         .next("say hello first", None));
                 }

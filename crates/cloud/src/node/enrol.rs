@@ -78,6 +78,8 @@ impl Nodes {
 
     /// Turns a machine with a valid token into a node.
     pub(super) async fn enrol_machine(&self, address: String, enrolment: Enrolment) -> Result<EnrolmentAnswer> {
+        // Another process may have made the token.
+        self.store.catch_up().await?;
         let hash = hash_of(&enrolment.token);
         let refused = || {
             Error::new(ErrorKind::Unauthenticated, "join_token_refused", "The join token is not good")
@@ -105,6 +107,7 @@ impl Nodes {
 
     /// A new certificate for a node that has shown its present one.
     pub(super) async fn renew_certificate(&self, node: NodeId, renewal: Renewal) -> Result<EnrolmentAnswer> {
+        self.certain(node).await?;
         self.record(node)?;
         tracing::info!(%node, "a node renews its certificate");
         self.certify(node, &renewal.signing_request).await

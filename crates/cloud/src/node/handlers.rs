@@ -202,7 +202,11 @@ async fn delete(nodes: Arc<Nodes>, session: Session, input: ops::DeleteNode) -> 
 async fn join_token(nodes: Arc<Nodes>, session: Session, input: ops::CreateJoinToken) -> Result<ops::JoinToken> {
     let address = match (&input.address, &nodes.settings.address) {
         (Some(address), _) => checked_address(address.as_str())?,
-        (None, Some(address)) => address.clone(),
+        (None, Some(address)) => match &nodes.settings.peers {
+            // The agent goes on with the next one when one is gone.
+            Some(peers) => peers.node_addresses().join(","),
+            None => address.clone(),
+        },
         (None, None) => {
             return Err(Error::new(ErrorKind::Unsupported, "no_node_listener", "Machines cannot join this cloud")
                 .detail("the control plane listens on no address that nodes could reach")

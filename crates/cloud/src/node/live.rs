@@ -9,7 +9,7 @@ use nephos_types::{NodeId, Timestamp};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Nodes, Reachable, streams::Pending};
+use super::{Node, Nodes, Reachable, streams::Pending};
 
 /// How often silent nodes are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -76,8 +76,15 @@ impl Nodes {
             let silent: Vec<NodeId> = {
                 let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
                 live.iter()
-                    .filter(|(_, live)| {
+                    .filter(|(id, live)| {
+                        let record = self.settings.peers.as_ref().and_then(|_| self.store.get::<Node>(**id));
                         let mut state = live.state();
+                        if let Some(record) = record.filter(|record| self.is_heard_elsewhere(&record.body)) {
+                            // Should that process die, the node has from then on time to come here.
+                            state.heard = Instant::now();
+                            state.reachable = record.body.reachable;
+                            return false;
+                        }
                         let silent =
                             state.reachable == Reachable::Up && state.heard.elapsed() > self.settings.silent_after;
                         if silent {

@@ -31,11 +31,12 @@ use nephos_driver::{Capabilities, DiskFormat, Feature};
 use nephos_node_api::{Content, DesiredServer, ServerReport, SnapshotHeader, UsageSample};
 use nephos_store::{CommitError, Draft, Kinds, Query, Store, Transaction};
 use nephos_types::{Error, ImageId, Name, NodeId, Result, Timestamp};
+use nephos_workflow::Holders;
 
 pub use record::{JoinToken, Node, Reachable};
 
 use self::{live::Live, record::NodeRecord};
-use crate::{CLOUD, compute::placement::Amounts, name_claim};
+use crate::{CLOUD, cluster::Peers, compute::placement::Amounts, name_claim};
 
 /// The kinds that the store is opened with for this family.
 #[must_use]
@@ -85,6 +86,8 @@ pub struct Settings {
     pub certificate_valid: Duration,
     /// Virtual CPUs for each CPU of a machine.
     pub vcpus_per_cpu: u32,
+    /// The other processes of the control plane, if there may be any.
+    pub peers: Option<Arc<Peers>>,
 }
 
 impl Default for Settings {
@@ -96,6 +99,7 @@ impl Default for Settings {
             usage_every: Duration::from_secs(5),
             certificate_valid: Duration::from_secs(30 * 24 * 3600),
             vcpus_per_cpu: 4,
+            peers: None,
         }
     }
 }
@@ -203,7 +207,8 @@ impl Nodes {
     /// Changes whenever a node's record does.
     #[must_use]
     pub fn version(&self) -> u64 {
-        self.version.load(Ordering::Acquire)
+        // What others changed or claimed is not counted here, but makes what was derived from memory old.
+        self.version.load(Ordering::Acquire).wrapping_add(self.store.followed())
     }
 
     /// What is known of a node; `None` if it is none (any more).
@@ -316,7 +321,57 @@ impl Nodes {
     }
 
     fn live(&self, node: NodeId) -> Result<Arc<Live>> {
-        self.live.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned().ok_or_else(removed)
+        let known = self.live.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        // Another process may have admitted it.
+        let record = self.record(node)?;
+        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        Ok(live.entry(node).or_insert_with(|| Arc::new(Live::new(record.body.reachable))).clone())
+    }
+
+    /// Makes sure that a node is refused only if it is known to be none: another process may just have admitted it.
+    async fn certain(&self, node: NodeId) -> Result<()> {
+        if self.store.get::<Node>(node).is_none() {
+            self.store.catch_up().await?;
+        }
+        Ok(())
+    }
+
+    /// By what name this process hears nodes, where there are several processes.
+    fn own_name(&self) -> Option<&str> {
+        self.settings.peers.as_ref().map(|peers| &**peers.name())
+    }
+
+    /// Whether another process that is at work hears the node, and so decides whether it is up.
+    fn is_heard_elsewhere(&self, node: &Node) -> bool {
+        match (&self.settings.peers, &node.controller) {
+            (Some(peers), Some(controller)) => **peers.name() != **controller && peers.may_live(controller),
+            _ => false,
+        }
+    }
+
+    /// Another process has changed a node's record.
+    pub(crate) fn noticed(&self, node: NodeId) {
+        match self.store.get::<Node>(node) {
+            Some(record) => {
+                let Ok(live) = self.live(node) else { return };
+                if record.body.controller.as_deref() != self.own_name() {
+                    let mut state = live.state();
+                    // Should it come (back) here, it has to say everything anew.
+                    state.greeted = false;
+                    state.reachable = record.body.reachable;
+                }
+            }
+            None => {
+                let live = self.live.write().unwrap_or_else(PoisonError::into_inner).remove(&node);
+                if let Some(live) = live {
+                    // Its poll ends and is refused.
+                    live.change();
+                }
+            }
+        }
     }
 }
 

@@ -43,6 +43,9 @@ pub struct Node {
     /// When its certificate expires; `None` within the control plane's own process.
     #[serde(default)]
     pub certificate_expires_at: Option<Timestamp>,
+    /// Which process of the control plane hears it, where there are several.
+    #[serde(default)]
+    pub controller: Option<String>,
     /// What it is called within the control plane's own process, if that is where it runs.
     #[serde(default)]
     pub local: Option<String>,
@@ -59,6 +62,7 @@ impl Node {
             agent_version: None,
             inventory: None,
             certificate_expires_at: None,
+            controller: None,
             local: None,
         }
     }

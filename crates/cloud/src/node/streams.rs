@@ -6,7 +6,7 @@ use nephos_node_api::{Duplex, StreamPurpose, StreamRequest};
 use nephos_types::{Error, ErrorKind, NodeId, Result, StreamId};
 use tokio::sync::oneshot;
 
-use super::{Nodes, live::Live};
+use super::{Node, Nodes, live::Live};
 
 /// How long a node may take to dial.
 const DIAL_WITHIN: Duration = Duration::from_secs(15);
@@ -43,6 +43,15 @@ impl Nodes {
             return Err(Error::new(ErrorKind::Unavailable, "node_down", "The server's node is not heard of")
                 .detail(format!("node {}", summary.name))
                 .next("look at the node", Some(format!("nephos node show {}", summary.name))));
+        }
+        if self.store.get::<Node>(node).is_some_and(|record| self.is_heard_elsewhere(&record.body)) {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "node_heard_elsewhere",
+                "Another controller hears the node",
+            )
+            .detail(format!("node {}", summary.name))
+            .next("ask that controller, or try again", None));
         }
         let live = self.live(node)?;
         let (taker, taken) = oneshot::channel();

@@ -49,7 +49,7 @@ pub(super) struct Input {
 type Answer<T> = Result<Done<T, Effects>, Failure>;
 
 /// Signalled whenever a node reports something new of a server.
-pub(super) fn signal(server: ServerId) -> String {
+pub(crate) fn signal(server: ServerId) -> String {
     format!("server/{server}")
 }
 
