@@ -15,7 +15,7 @@ use crate::{
         global, leaf,
         tree::{self, LocalCommand},
     },
-    exit, failure, local, output, perform,
+    completion, exit, failure, local, output, perform,
     session::Session,
     terminal::{ColorChoice, Terminal},
 };
@@ -75,6 +75,12 @@ impl App {
         self
     }
 
+    /// The program's name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// The program's version.
     #[must_use]
     pub fn version(&self) -> &'static str {
@@ -90,6 +96,11 @@ impl App {
     /// Does what a command line (the program's name first) asks for.
     pub fn run(&self, args: impl IntoIterator<Item = OsString>) -> ExitCode {
         let args: Vec<OsString> = args.into_iter().collect();
+        match completion::answer(|| self.command_tree(), &args) {
+            Ok(false) => {}
+            Ok(true) => return ExitCode::from(exit::DONE),
+            Err(error) => return ExitCode::from(exit::code(&error)),
+        }
         let matches = match self.command_tree().try_get_matches_from(&args) {
             Ok(matches) => matches,
             Err(error) => return ExitCode::from(misuse(&error)),

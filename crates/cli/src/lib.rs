@@ -4,13 +4,14 @@
 //! commands that the program around it adds ([`LocalCommand`]).
 //!
 //! Invariants: standard output carries data only; everything a person needs beside it goes to standard error; exit
-//! codes are those of [`exit`]; help and completion never use the network; secrets are never printed.
+//! codes are those of [`exit`]; help never uses the network, completion for a moment; secrets are never printed.
 //!
 //! Must not know: how the cloud does anything. What it knows of operations it reads from `nephos_ops::table()`.
 
 mod app;
 pub mod client;
 mod command;
+mod completion;
 mod console;
 pub mod exit;
 mod failure;

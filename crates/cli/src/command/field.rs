@@ -10,6 +10,7 @@ use nephos_ops::{Spec, schema::Fields};
 use serde_json::{Map, Value};
 
 use super::quantity::Unit;
+use crate::completion;
 
 /// The most that `@FILE` reads; the operations' own bounds are tighter.
 const MAX_FILE: u64 = 16 << 20;
@@ -196,6 +197,11 @@ impl Field {
             if self.name == "labels" && spec.verb() == "list" {
                 arg = arg.short('l');
             }
+        }
+        if let Kind::Text { secret: false, .. } = self.kind
+            && let Some(completer) = completion::of_field(&self.name)
+        {
+            arg = arg.add(completer);
         }
         match &self.kind {
             Kind::Boolean { switch: true } => {

@@ -45,6 +45,13 @@ pub(crate) struct Globals {
     pub(crate) project: Option<String>,
 }
 
+impl Default for Globals {
+    /// As if none was given.
+    fn default() -> Self {
+        Self::of(&ArgMatches::default(), &ArgMatches::default())
+    }
+}
+
 /// The arguments. Their ids start with `@`, so that no field of an operation can have the same.
 pub(crate) fn args() -> Vec<Arg> {
     let flag = |name: &'static str| {

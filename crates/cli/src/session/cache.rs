@@ -24,29 +24,31 @@ pub(crate) struct Issued {
     pub(crate) expires_at: Timestamp,
 }
 
-/// The file for this login; `None` without a home to keep it in.
-pub(super) fn place(url: &str, login: &Login) -> Option<PathBuf> {
+/// The program's folder for what may be lost; `None` without a home to keep it in.
+pub(crate) fn folder() -> Option<PathBuf> {
     let folder = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .filter(|path| path.is_absolute())
         .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
+    Some(folder.join("nephos"))
+}
+
+/// The file for this login.
+pub(super) fn place(url: &str, login: &Login) -> Option<PathBuf> {
     // The password is part of the name: with another one the token must be asked for anew.
+    let mut parts = login.parts();
+    parts.insert(0, url.to_owned());
+    Some(folder()?.join(format!("token-{}.json", digest(&parts))))
+}
+
+/// A name for what belongs to these texts together, which tells none of them.
+pub(crate) fn digest(parts: &[String]) -> String {
     let mut hash = Sha256::new();
-    let or_empty = |part: &Option<String>| part.clone().unwrap_or_default();
-    let parts = [
-        url.to_owned(),
-        login.user.clone(),
-        or_empty(&login.user_domain),
-        login.password.clone(),
-        or_empty(&login.project),
-        or_empty(&login.project_domain),
-    ];
     for part in parts {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part.as_bytes());
     }
-    let name: String = hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-    Some(folder.join("nephos").join(format!("token-{name}.json")))
+    hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The remembered token, if it lasts long enough to be used.

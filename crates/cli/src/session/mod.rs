@@ -6,7 +6,7 @@
 //!
 //! Invariants: passwords are sent only to the URL they stand beside; what is written is readable by its owner alone.
 
-mod cache;
+pub(crate) mod cache;
 pub(crate) mod credentials;
 mod sources;
 

@@ -30,6 +30,19 @@ pub(crate) struct Source {
     pub(crate) origin: String,
 }
 
+impl Source {
+    /// All that tells one cloud and identity from another, secrets included.
+    pub(crate) fn parts(&self) -> Vec<String> {
+        let mut parts = vec![self.url.clone()];
+        match &self.proof {
+            Proof::None => {}
+            Proof::Token { token, project } => parts.extend([token.clone(), project.clone().unwrap_or_default()]),
+            Proof::Password(login) => parts.extend(login.parts()),
+        }
+        parts
+    }
+}
+
 /// How one proves who one is.
 pub(crate) enum Proof {
     None,
@@ -61,6 +74,20 @@ pub(crate) struct Login {
     /// Absent: what the cloud chooses for this user.
     pub(crate) project: Option<String>,
     pub(crate) project_domain: Option<String>,
+}
+
+impl Login {
+    /// All that tells one login from another, the password included.
+    pub(crate) fn parts(&self) -> Vec<String> {
+        let or_empty = |part: &Option<String>| part.clone().unwrap_or_default();
+        vec![
+            self.user.clone(),
+            or_empty(&self.user_domain),
+            self.password.clone(),
+            or_empty(&self.project),
+            or_empty(&self.project_domain),
+        ]
+    }
 }
 
 impl std::fmt::Debug for Login {

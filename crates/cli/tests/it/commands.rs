@@ -266,13 +266,45 @@ async fn downloads_go_to_files_whole_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn completion_knows_every_noun() {
+async fn every_shell_is_told_how_to_ask_for_completions() {
     let place = Place::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let ran = place.run(&format!("completion {shell}")).await;
         assert_eq!(ran.code, 0, "{ran:?}");
-        assert!(ran.out.contains("console-log") && ran.out.contains("memory-mib"), "{shell}");
+        assert!(ran.out.contains("NEPHOS_COMPLETE"), "{shell}: {}", ran.out);
     }
+}
+
+#[tokio::test]
+async fn words_are_completed_without_the_cloud_and_names_with_it() {
+    let servers = json!({"items": [
+        {"id": "srv-1", "name": "web-1"}, {"id": "srv-2", "name": "web-2"}, {"id": "srv-3", "name": "db"},
+    ]});
+    let fake = Fake::start([Answer::Json(200, servers)]).await;
+    let place = Place::at(&fake).with("NEPHOS_COMPLETE", "fish");
+    let offered = async |line: &str| {
+        let ran = place.run(&format!("-- {line}")).await;
+        assert_eq!(ran.code, 0, "{ran:?}");
+        ran.out.lines().map(|line| line.split('\t').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(offered("nephos serv").await, ["server"]);
+    assert!(offered("nephos server con").await.contains(&"console-log".to_owned()));
+    assert!(offered("nephos server create --fl").await.contains(&"--flavor".to_owned()));
+    assert_eq!(offered("nephos server show web").await, ["web-1", "web-2"]);
+    // From here on they are known.
+    assert_eq!(offered("nephos server delete d").await, ["db"]);
+    assert_eq!(offered("nephos server show srv-").await, ["srv-1", "srv-2", "srv-3"]);
+    assert_eq!(offered("nephos server show nothing").await, Vec::<String>::new());
+    let seen = fake.finish();
+    assert_eq!(seen.len(), 1);
+    assert_eq!(seen[0].line, "GET /v1/servers?limit=1000");
+}
+
+#[tokio::test]
+async fn nothing_is_offered_where_no_cloud_answers() {
+    let place = Place::new().with("NEPHOS_URL", "http://127.0.0.1:1").with("NEPHOS_COMPLETE", "fish");
+    let ran = place.run("-- nephos server show w").await;
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "", ""));
 }
 
 #[tokio::test]
