@@ -8,6 +8,7 @@ use nephos_types::ServerId;
 use crate::{
     copy,
     folder::{self, Folder, Life, Record},
+    freeze,
     guest::Guest,
     host::Host,
     machine::Machine,
@@ -105,8 +106,13 @@ impl Host {
                 tracing::warn!(%id, %error, "a memory that is of no use any more is still there");
             }
         }
-        self.watch(guest, Arc::new(machine), events);
+        let machine = Arc::new(machine);
+        self.watch(guest, machine.clone(), events);
         tracing::info!(%id, "adopted a running server");
+        if guest.now().record.frozen {
+            let guest = guest.clone();
+            tokio::spawn(async move { freeze::thaw(&guest, &machine.agent).await });
+        }
     }
 }
 

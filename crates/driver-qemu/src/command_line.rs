@@ -15,6 +15,9 @@ use crate::folder::{AGENT_SOCKET, CONSOLE_LOG, CONSOLE_SOCKET, COPY_SOCKET, QMP_
 /// The block node of the root disk, for QMP.
 pub(crate) const DISK_NODE: &str = "disk0";
 
+/// The line to the agent in the guest, for QMP.
+pub(crate) const AGENT_LINE: &str = "agent0";
+
 /// PCI ports that are free at the start, so that devices can be plugged in while the guest runs.
 const SPARE_PORTS: u8 = 4;
 
@@ -88,8 +91,8 @@ pub(crate) fn arguments(launch: &Launch<'_>) -> Vec<String> {
     line.option("-chardev", &format!("{},logfile={CONSOLE_LOG},logappend=on", socket("console0", CONSOLE_SOCKET)));
     line.option("-serial", "chardev:console0");
     line.device(json!({ "driver": "virtio-serial-pci" }));
-    line.option("-chardev", &socket("agent0", AGENT_SOCKET));
-    line.device(json!({ "driver": "virtserialport", "chardev": "agent0", "name": "org.qemu.guest_agent.0" }));
+    line.option("-chardev", &socket(AGENT_LINE, AGENT_SOCKET));
+    line.device(json!({ "driver": "virtserialport", "chardev": AGENT_LINE, "name": "org.qemu.guest_agent.0" }));
     line.option("-chardev", &socket("qmp0", QMP_SOCKET));
     line.option("-mon", "chardev=qmp0,mode=control");
     line.0

@@ -10,15 +10,17 @@ use std::{
 
 use futures_util::{Stream, future::BoxFuture, stream};
 use nephos_driver::{
-    Accelerator, Capabilities, ComputeDriver, Console, DiskFormat, Feature, GuestEvent, GuestSpec, Presence, Snapshot,
-    SnapshotRequest, StopMode, Usage, refusal,
+    Accelerator, Answer, Capabilities, ComputeDriver, Console, DiskFormat, Feature, GuestEvent, GuestSpec, Power,
+    Presence, Question, Snapshot, SnapshotRequest, StopMode, Usage, refusal,
 };
 use nephos_types::{Error, ErrorKind, ServerId};
 use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::{
+    agent::AgentError,
     config::{Acceleration, Config},
     host::{Host, lock},
+    inside,
     programs::{version, version_of_disk_tool},
     rights::Users,
     work::{blocking, finish},
@@ -105,7 +107,7 @@ impl ComputeDriver for QemuDriver {
             disk_formats: vec![DiskFormat::Qcow2, DiskFormat::Raw, DiskFormat::Iso],
             console: true,
             soft_stop: true,
-            features: [Feature::Pause, Feature::Snapshot, Feature::GrowLive, Feature::Suspend].into(),
+            features: [Feature::Pause, Feature::Snapshot, Feature::GrowLive, Feature::Suspend, Feature::Ask].into(),
         }
     }
 
@@ -189,6 +191,19 @@ impl ComputeDriver for QemuDriver {
                 host.snapshot(&guest, request, given_up).await
             })
             .await
+        })
+    }
+
+    fn ask<'a>(&'a self, id: ServerId, question: &'a Question) -> BoxFuture<'a, Result<Answer, Error>> {
+        Box::pin(async move {
+            question.check()?;
+            let guest = self.host.guest(id).ok_or_else(|| refusal::unknown_guest(id))?;
+            let machine = guest.machine().filter(|_| guest.power() == Some(Power::On));
+            let machine = machine.ok_or_else(|| refusal::not_running(id))?;
+            if !machine.agent_listens().await {
+                return Err(AgentError::Missing("no program has opened the agent's line".to_owned()).about(id));
+            }
+            inside::ask(&machine.agent, question).await
         })
     }
 

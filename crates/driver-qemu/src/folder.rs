@@ -76,6 +76,9 @@ pub(crate) struct Record {
     pub(crate) ended: Option<String>,
     /// Where in its life it is.
     pub(crate) life: Life,
+    /// Whether its file systems may be held still.
+    #[serde(default)]
+    pub(crate) frozen: bool,
 }
 
 /// Where in its life a guest is.
@@ -116,7 +119,7 @@ pub(crate) struct Launched {
 impl Record {
     /// Switched off, just now.
     pub(crate) fn off(ended: Option<String>) -> Self {
-        Self { since: Timestamp::now(), ended, life: Life::Off }
+        Self { since: Timestamp::now(), ended, life: Life::Off, frozen: false }
     }
 }
 

@@ -110,18 +110,29 @@ impl Guest {
         if let Some(reason) = &now.unknown {
             return Presence::Unknown { reason: reason.clone() };
         }
-        let pid = now.machine.as_ref().map(|machine| machine.process().identity().pid);
         Presence::Present(Observation {
-            power: match pid {
-                Some(_) if now.paused => Power::Paused,
-                Some(_) => Power::On,
-                None if matches!(now.record.life, Life::Suspended | Life::Resuming) => Power::Suspended,
-                None => Power::Off,
-            },
+            power: now.power(),
             since: now.record.since,
             ended: now.record.ended.clone(),
-            pid,
+            pid: now.machine.as_ref().map(|machine| machine.process().identity().pid),
         })
+    }
+
+    /// Whether it runs; `None` if that is not known.
+    pub(crate) fn power(&self) -> Option<Power> {
+        let now = self.now();
+        now.unknown.is_none().then(|| now.power())
+    }
+}
+
+impl Now {
+    fn power(&self) -> Power {
+        match &self.machine {
+            Some(_) if self.paused => Power::Paused,
+            Some(_) => Power::On,
+            None if matches!(self.record.life, Life::Suspended | Life::Resuming) => Power::Suspended,
+            None => Power::Off,
+        }
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod accelerator;
 mod adopt;
+mod agent;
 mod command_line;
 mod config;
 mod config_drive;
@@ -20,8 +21,10 @@ mod define;
 mod disk;
 mod driver;
 mod folder;
+mod freeze;
 mod guest;
 mod host;
+mod inside;
 mod machine;
 mod pause;
 mod process;

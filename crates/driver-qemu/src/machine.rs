@@ -15,7 +15,8 @@ use tokio::{
 };
 
 use crate::{
-    command_line::DISK_NODE,
+    agent::Agent,
+    command_line::{AGENT_LINE, DISK_NODE},
     console::Consoles,
     folder::{Folder, QMP_SOCKET},
     process::Process,
@@ -41,6 +42,7 @@ pub(crate) struct Machine {
     /// `None` if QEMU could not be spoken to when it was adopted.
     qmp: Option<Client>,
     pub(crate) consoles: Consoles,
+    pub(crate) agent: Agent,
     over: watch::Sender<bool>,
 }
 
@@ -85,7 +87,8 @@ impl Machine {
 
     fn new(id: ServerId, folder: Folder, process: Process, qmp: Option<Client>) -> Self {
         let consoles = Consoles::new(folder.clone());
-        Self { id, folder, process, qmp, consoles, over: watch::Sender::new(false) }
+        let agent = Agent::new(id, folder.clone());
+        Self { id, folder, process, qmp, consoles, agent, over: watch::Sender::new(false) }
     }
 
     pub(crate) fn process(&self) -> &Process {
@@ -118,6 +121,13 @@ impl Machine {
 
     pub(crate) async fn execute(&self, command: &'static str, arguments: Value) -> Result<Value, QmpError> {
         self.qmp()?.execute(command, arguments, COMMAND_LIMIT).await
+    }
+
+    /// Whether a program in the guest has opened the agent's line. Says nothing about the program.
+    pub(crate) async fn agent_listens(&self) -> bool {
+        let lines = self.execute("query-chardev", Value::Null).await.unwrap_or_default();
+        let mut lines = lines.as_array().into_iter().flatten();
+        lines.any(|line| line["label"] == AGENT_LINE && line["frontend-open"] == true)
     }
 
     /// What QEMU wrote to its standard error.

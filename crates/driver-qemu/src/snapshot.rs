@@ -24,6 +24,7 @@ use crate::{
     copy::{Moment, copy_disk},
     disk,
     folder::COPY_SOCKET,
+    freeze::Freezer,
     guest::Guest,
     host::Host,
     machine::connect,
@@ -45,11 +46,13 @@ impl Host {
         let size = disk::current_size(&guest.folder, spec.disk.incarnation).map_err(unwritable)?;
         let size =
             size.ok_or_else(|| Error::internal("The server has no disk", io::Error::from(io::ErrorKind::NotFound)))?;
-        let target = blocking(move || Target::create(&request.file).map_err(unwritable)).await?;
+        let file = request.file;
+        let target = blocking(move || Target::create(&file).map_err(unwritable)).await?;
         let frozen = match guest.machine() {
             Some(machine) => {
+                let freezer = Freezer { guest, machine: &machine, wanted: request.freeze };
                 let qmp = machine.qmp().map_err(|error| Error::internal("QEMU cannot be spoken to", error))?;
-                copy_disk(qmp, &target.file, size, &Unheld, given_up).await?
+                copy_disk(qmp, &target.file, size, &freezer, given_up).await?
             }
             None => {
                 let reader = self.disk_reader(guest, &spec).await?;

@@ -26,6 +26,7 @@ const FILES: &[GuestFile] = &[
     ("etc/rc.shutdown", 0o755, include_str!("../guest/rc.shutdown")),
     ("etc/metadata", 0o755, include_str!("../guest/metadata")),
     ("etc/udhcpc.script", 0o755, include_str!("../guest/udhcpc.script")),
+    ("usr/sbin/chpasswd", 0o755, include_str!("../guest/chpasswd")),
     ("etc/acpi/PWRF/00000080", 0o755, include_str!("../guest/power-button")),
     ("etc/issue", 0o644, include_str!("../guest/issue")),
     ("etc/passwd", 0o600, include_str!("../guest/passwd")),

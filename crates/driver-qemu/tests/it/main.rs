@@ -3,6 +3,7 @@
 
 mod contract;
 mod disks;
+mod guest;
 mod machine;
 mod surroundings;
 mod suspension;

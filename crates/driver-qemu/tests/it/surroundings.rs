@@ -149,6 +149,9 @@ impl Subject for Machine {
     fn login(&self) -> (String, String) {
         ("root".to_owned(), "nephos".to_owned())
     }
+    fn answers(&self) -> bool {
+        true
+    }
     fn scratch(&self) -> PathBuf {
         self.state().clone()
     }
