@@ -10,7 +10,7 @@ use nephos_driver::{Accelerator, DiskFormat, GuestSpec, Interface, Protocol};
 use nephos_types::{MIB, ServerId};
 use serde_json::{Value, json};
 
-use crate::folder::{AGENT_SOCKET, CONSOLE_LOG, CONSOLE_SOCKET, COPY_SOCKET, QMP_SOCKET, disk_file};
+use crate::folder::{AGENT_SOCKET, CONSOLE_LOG, CONSOLE_SOCKET, COPY_SOCKET, DISPLAY_SOCKET, QMP_SOCKET, disk_file};
 
 /// The block node of the root disk, for QMP.
 pub(crate) const DISK_NODE: &str = "disk0";
@@ -23,6 +23,9 @@ const SPARE_PORTS: u8 = 4;
 
 /// The kind of machine that new guests get, in the newest version that QEMU has.
 pub(crate) const MACHINE: &str = "q35";
+
+/// How many may look at a guest's screen at once.
+const MAX_VIEWERS: u8 = 16;
 
 /// System calls that a QEMU needs none of.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
@@ -77,6 +80,8 @@ pub(crate) fn arguments(launch: &Launch<'_>) -> Vec<String> {
         line.option("-incoming", "defer");
     }
     line.option("-vga", "std");
+    // No network port, and whoever connects sends nobody else away.
+    line.option("-vnc", &format!("unix:{DISPLAY_SOCKET},share=ignore,connections={MAX_VIEWERS}"));
     line.device(json!({ "driver": "virtio-rng-pci" }));
     for port in 0..SPARE_PORTS {
         let number = port + 1;

@@ -23,6 +23,7 @@ use crate::{
     inside,
     programs::{version, version_of_disk_tool},
     rights::Users,
+    screen,
     work::{blocking, finish},
 };
 
@@ -107,7 +108,15 @@ impl ComputeDriver for QemuDriver {
             disk_formats: vec![DiskFormat::Qcow2, DiskFormat::Raw, DiskFormat::Iso],
             console: true,
             soft_stop: true,
-            features: [Feature::Pause, Feature::Snapshot, Feature::GrowLive, Feature::Suspend, Feature::Ask].into(),
+            features: [
+                Feature::Pause,
+                Feature::Snapshot,
+                Feature::GrowLive,
+                Feature::Suspend,
+                Feature::Ask,
+                Feature::Display,
+            ]
+            .into(),
         }
     }
 
@@ -204,6 +213,20 @@ impl ComputeDriver for QemuDriver {
                 return Err(AgentError::Missing("no program has opened the agent's line".to_owned()).about(id));
             }
             inside::ask(&machine.agent, question).await
+        })
+    }
+
+    fn display(&self, id: ServerId) -> BoxFuture<'_, Result<Box<dyn Console>, Error>> {
+        Box::pin(async move {
+            let guest = self.host.guest(id).ok_or_else(|| refusal::unknown_guest(id))?;
+            screen::open(&guest).await
+        })
+    }
+
+    fn screenshot(&self, id: ServerId) -> BoxFuture<'_, Result<Vec<u8>, Error>> {
+        Box::pin(async move {
+            let guest = self.host.guest(id).ok_or_else(|| refusal::unknown_guest(id))?;
+            screen::picture(&guest).await
         })
     }
 

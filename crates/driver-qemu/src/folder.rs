@@ -10,6 +10,7 @@
 //!     errors.log          what QEMU wrote to its standard error
 //!     run/                QEMU's working folder, owned by the guest's user
 //!         disk.qcow2 (disk-1.qcow2, …)  console.log  console.sock  qmp.sock  agent.sock
+//!         display.sock
 //! ```
 //!
 //! Invariants: `spec.json` and `record.json` are replaced as a whole or not at all. What lies in `run/` may have been
@@ -51,6 +52,8 @@ pub(crate) const CONSOLE_LOG: &str = "console.log";
 pub(crate) const CONSOLE_SOCKET: &str = "console.sock";
 /// QMP, in `run/`.
 pub(crate) const QMP_SOCKET: &str = "qmp.sock";
+/// The screen, in `run/`.
+pub(crate) const DISPLAY_SOCKET: &str = "display.sock";
 /// The guest agent, in `run/`.
 pub(crate) const AGENT_SOCKET: &str = "agent.sock";
 
@@ -298,7 +301,7 @@ impl Folder {
 
     /// Removes what an earlier process has left where it listened; QEMU would refuse to listen there.
     pub(crate) fn clear_sockets(&self) -> io::Result<()> {
-        [QMP_SOCKET, CONSOLE_SOCKET, AGENT_SOCKET].iter().try_for_each(|name| self.clear_socket(name))
+        [QMP_SOCKET, CONSOLE_SOCKET, DISPLAY_SOCKET, AGENT_SOCKET].iter().try_for_each(|name| self.clear_socket(name))
     }
 
     pub(crate) fn clear_socket(&self, name: &str) -> io::Result<()> {

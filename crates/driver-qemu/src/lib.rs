@@ -31,6 +31,7 @@ mod process;
 mod programs;
 mod qmp;
 mod rights;
+mod screen;
 mod snapshot;
 mod start;
 mod stop;

@@ -69,6 +69,12 @@ async fn a_booted_guest_is_asked_copied_enlarged_and_suspended() {
     let whole = content[..999_999].to_vec();
     assert_eq!(driver.ask(id, &read).await.unwrap(), Answer::Content { content: whole, end: false });
 
+    // Its screen shows the login prompt: a PNG of text mode, whose size follows the signature and the chunk's head.
+    let picture = driver.screenshot(id).await.unwrap();
+    assert_eq!(picture[12..16], *b"IHDR");
+    let number = |at: usize| u32::from_be_bytes(picture[at..at + 4].try_into().unwrap());
+    assert!(number(16) >= 640 && number(20) >= 400, "{} x {}", number(16), number(20));
+
     // A larger disk is seen at once.
     let larger = GuestSpec { disk: Disk { size: Bytes::mib(300), ..spec.disk.clone() }, ..spec.clone() };
     driver.define(&larger).await.unwrap();

@@ -9,6 +9,7 @@ mod disk;
 mod events;
 mod inside;
 mod lifecycle;
+mod screen;
 mod serial;
 mod stillness;
 mod terminal;
@@ -106,6 +107,7 @@ pub async fn check(subject: impl Subject) {
         lifecycle::a_reboot_starts_the_guest_again,
         stillness::a_paused_guest_stands_still_and_goes_on,
         stillness::a_suspended_guest_goes_on_from_where_it_was,
+        screen::a_running_guest_can_be_seen,
         disk::what_is_written_stays_until_the_disk_is_another,
         disk::a_snapshot_is_a_base_for_others,
         inside::a_running_guest_can_be_asked,
