@@ -32,6 +32,10 @@ pub struct Settings {
     pub namespace: Option<String>,
     /// Where agents of other machines dial; the loopback when absent.
     pub node_listen: Option<IpAddr>,
+    /// Run `nephos controller` on this PostgreSQL database instead of `nephos up`.
+    pub database: Option<String>,
+    /// The ports on which APIs and nodes are served; any when 0.
+    pub ports: (u16, u16),
     /// Kill the process with SIGKILL at this point of a workflow, e.g. `server.create/find capacity/before`.
     pub kill_at: Option<String>,
     /// Further environment variables.
@@ -49,10 +53,16 @@ pub struct CloudProcess {
 }
 
 impl CloudProcess {
+    /// A cloud that does not run yet.
+    #[must_use]
+    pub fn new(binary: impl Into<PathBuf>, settings: Settings) -> Self {
+        let folder = tempfile::Builder::new().prefix("nephos-test-").tempdir().expect("a temporary folder");
+        Self { binary: binary.into(), settings, folder, child: None }
+    }
+
     /// Starts a new cloud and waits until it is ready.
     pub async fn start(binary: impl Into<PathBuf>, settings: Settings) -> Self {
-        let folder = tempfile::Builder::new().prefix("nephos-test-").tempdir().expect("a temporary folder");
-        let mut cloud = Self { binary: binary.into(), settings, folder, child: None };
+        let mut cloud = Self::new(binary, settings);
         cloud.start_again().await;
         cloud
     }
@@ -73,11 +83,16 @@ impl CloudProcess {
     pub fn spawn(&mut self) {
         let _ = fs::remove_file(self.data().join("endpoint"));
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log()).expect("the log file");
-        let any_port = |address: Option<IpAddr>| format!("{}:0", address.unwrap_or(Ipv4Addr::LOCALHOST.into()));
+        let at = |address: Option<IpAddr>, port| format!("{}:{port}", address.unwrap_or(Ipv4Addr::LOCALHOST.into()));
+        let (port, node_port) = self.settings.ports;
         let mut command = self.program_within();
+        match &self.settings.database {
+            None => command.arg("up"),
+            Some(database) => command.args(["controller", "--database", database]),
+        };
         command
-            .args(["up", "--listen", &any_port(self.settings.listen), "--node-listen"])
-            .arg(any_port(self.settings.node_listen.or(self.settings.listen)))
+            .args(["--listen", &at(self.settings.listen, port), "--node-listen"])
+            .arg(at(self.settings.node_listen.or(self.settings.listen), node_port))
             .arg("--data")
             .arg(self.data())
             .args(&self.settings.flags)
@@ -112,6 +127,12 @@ impl CloudProcess {
     /// Settings for the next start.
     pub fn settings(&mut self) -> &mut Settings {
         &mut self.settings
+    }
+
+    /// The settings of the latest start.
+    #[must_use]
+    pub fn settings_now(&self) -> &Settings {
+        &self.settings
     }
 
     /// The data folder.

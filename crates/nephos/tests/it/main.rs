@@ -4,6 +4,7 @@
 
 mod backup;
 mod bad_input;
+mod controllers;
 mod crash;
 mod deleting;
 mod guest;
