@@ -12,6 +12,8 @@ const FOR_RUNNING: &[Need] = &[
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
     ("/usr/bin/qemu-img", "qemu-utils"),
     ("/usr/share/seabios/bios-256k.bin", "seabios"),
+    ("/usr/bin/crun", "crun"),
+    ("/usr/sbin/mkfs.ext4", "e2fsprogs"),
 ];
 
 /// What the tests need besides.

@@ -32,6 +32,7 @@ const ROWS: &[(&str, u8)] = &[
     ("http", 1),
     ("store", 2),
     ("auth", 2),
+    ("driver-container", 2),
     ("driver-qemu", 2),
     ("image-build", 2),
     ("api-native", 2),

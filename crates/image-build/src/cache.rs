@@ -47,6 +47,11 @@ impl Cache {
         file.map_err(|error| io_error("locking", &path, error))
     }
 
+    /// A file in it.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     /// The image of this name, if it is there.
     pub(crate) fn get(&self, name: &str) -> Option<MicroImage> {
         let image = files(&self.folder.join(name));
@@ -129,7 +134,7 @@ pub(crate) fn lists_state() -> String {
     digest(stamps.iter().map(String::as_str).chain([name_prefix().as_str()]))
 }
 
-fn digest<'a>(parts: impl Iterator<Item = &'a str>) -> String {
+pub(crate) fn digest<'a>(parts: impl Iterator<Item = &'a str>) -> String {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update(part.len().to_le_bytes());

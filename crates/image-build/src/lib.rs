@@ -12,6 +12,7 @@
 
 mod cache;
 mod command;
+mod container;
 mod cpio;
 mod disk;
 mod grub;
@@ -27,6 +28,8 @@ use std::{
 };
 
 use nephos_types::{Error, ErrorKind, Result};
+
+pub use crate::container::micro_container;
 
 use crate::{
     cache::Cache,

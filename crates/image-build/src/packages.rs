@@ -51,7 +51,7 @@ const ASSUMED: &[&str] = &[
 
 /// The exact packages, as apt resolved them.
 pub(crate) struct Resolved {
-    /// What to install: [`PACKAGES`] and one of [`KERNELS`].
+    /// What to install.
     wanted: Vec<&'static str>,
     /// The files, sorted: `<package>_<version>_<architecture>.deb`.
     pub(crate) files: Vec<String>,
@@ -69,7 +69,11 @@ pub(crate) fn resolve(scratch: &Path) -> Result<Resolved> {
         .copied()
         .find(|name| known(name))
         .ok_or_else(|| no_package(format!("apt knows none of the kernels {}", KERNELS.join(", "))))?;
-    let wanted: Vec<_> = PACKAGES.iter().copied().chain([kernel]).collect();
+    resolve_all(scratch, PACKAGES.iter().copied().chain([kernel]).collect())
+}
+
+/// Finds out which packages these and what they need are now.
+pub(crate) fn resolve_all(scratch: &Path, wanted: Vec<&'static str>) -> Result<Resolved> {
     let output = run(apt_get(scratch)?.args(["--print-uris", "-qq", "install"]).args(&wanted))
         .map_err(|error| no_package(error.detail))?;
     // Lines: 'URI' FILE SIZE CHECKSUM

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A file of `guest/`: where it goes, its permissions, its content. `guest/README.md` says what each is for.
-type GuestFile = (&'static str, u32, &'static str);
+pub(crate) type GuestFile = (&'static str, u32, &'static str);
 
 const FILES: &[GuestFile] = &[
     ("etc/inittab", 0o644, include_str!("../guest/inittab")),
@@ -116,7 +116,7 @@ pub(crate) fn initrd(tools: &Toolbox, kernel: &Kernel, root: &Path) -> Result<()
 }
 
 /// busybox, and a link to it for each of its programs.
-fn install_busybox(tools: &Toolbox, root: &Path) -> Result<()> {
+pub(crate) fn install_busybox(tools: &Toolbox, root: &Path) -> Result<()> {
     let busybox = tools.program("busybox")?;
     copy(&busybox, &root.join("bin/busybox"))?;
     let list = run(Command::new(&busybox).arg("--list-full"))?;
@@ -137,7 +137,7 @@ fn install_busybox(tools: &Toolbox, root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn write_files(root: &Path, files: &[GuestFile]) -> Result<()> {
+pub(crate) fn write_files(root: &Path, files: &[GuestFile]) -> Result<()> {
     for (path, mode, content) in files {
         let path = root.join(path);
         if let Some(folder) = path.parent() {
@@ -155,7 +155,7 @@ fn write_files(root: &Path, files: &[GuestFile]) -> Result<()> {
     Ok(())
 }
 
-fn make_folder(path: &Path) -> Result<()> {
+pub(crate) fn make_folder(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(|error| io_error("making", path, error))
 }
 

@@ -19,6 +19,10 @@ mod up;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Containers are looked after by this program, started again.
+    if let Some(code) = nephos_driver_container::keeper(std::env::args_os().skip(1)) {
+        return code;
+    }
     nephos_cli::App::new("nephos", env!("CARGO_PKG_VERSION"))
         .with(up::command())
         .with(controller::command())

@@ -81,3 +81,25 @@ fn an_image_that_is_there_is_not_built_again() {
     assert_eq!(steps, 0);
     assert_eq!(std::fs::metadata(&image.disk).unwrap().modified().unwrap(), before);
 }
+
+#[test]
+fn the_micro_container_is_a_root_file_system() {
+    let image = nephos_image_build::micro_container(&Options::default(), |_| {}).unwrap();
+    let file = std::fs::File::open(&image).unwrap();
+    assert!(file.metadata().unwrap().len() < 4 << 20, "it is small");
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file));
+    let mut found = std::collections::BTreeMap::new();
+    for entry in archive.entries().unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!((entry.header().uid().unwrap(), entry.header().gid().unwrap()), (0, 0));
+        found.insert(entry.path().unwrap().display().to_string(), entry.header().mode().unwrap());
+    }
+    assert_eq!(found["tmp"], 0o1777);
+    assert_eq!(found["etc/passwd"], 0o600);
+    for path in ["sbin/init", "bin/sh", "bin/login", "sbin/getty", "etc/rc.boot"] {
+        assert!(found.contains_key(path), "{path}");
+    }
+    let mut steps = 0;
+    assert_eq!(nephos_image_build::micro_container(&Options::default(), |_| steps += 1).unwrap(), image);
+    assert_eq!(steps, 0, "it is not built again");
+}
