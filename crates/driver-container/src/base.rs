@@ -67,6 +67,11 @@ impl Bases {
         self.folder.join(key).join(ROOT)
     }
 
+    /// The most content of one image.
+    pub(crate) fn max_bytes(&self) -> u64 {
+        self.limits.bytes
+    }
+
     /// How an unpacked image is run.
     pub(crate) fn program(&self, key: &str) -> io::Result<Program> {
         guest::read(&self.folder.join(key).join(PROGRAM))?.ok_or_else(|| ErrorKind::NotFound.into())

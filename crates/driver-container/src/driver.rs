@@ -21,8 +21,9 @@ use futures_util::{
     stream,
 };
 use nephos_driver::{
-    Accelerator, Boot, Capabilities, ComputeDriver, Console, DiskFormat, Feature, Firmware, GuestEvent, GuestSpec,
-    Interface, Observation, Power, Presence, StopMode, Usage, refusal,
+    Accelerator, Answer, Boot, Capabilities, ComputeDriver, Console, DiskFormat, Feature, Firmware, GuestEvent, GuestSpec,
+    Interface, Observation, Power, Presence, Question, Snapshot,
+    SnapshotRequest, StopMode, Usage, refusal,
 };
 use nephos_types::{Error, ErrorKind, ServerId, Timestamp};
 use tokio::{
@@ -38,9 +39,11 @@ use crate::{
     disk,
     guest::{self, Folder, Life, Record, Seat},
     ids,
-    keeper::{self, CONSOLE, Order, Task},
+    inside::{self, Host},
+    keeper::{self, CONSOLE, Order, Task, copy::Request},
     machine::{self, Machine, Sayings, Watcher, event_of_end},
     process::{Identity, Process},
+    snapshot,
     surroundings::{self, Config, Surroundings},
 };
 
@@ -411,6 +414,64 @@ impl Inner {
         }
     }
 
+    async fn snapshot(&self, guest: &Guest, request: &SnapshotRequest) -> Result<Snapshot, Error> {
+        let unreadable = |error| Error::internal("The server's state cannot be read", error);
+        let base = {
+            let now = guest.now();
+            if let Some(reason) = &now.unknown {
+                return Err(unknown(reason));
+            }
+            now.record.base.clone()
+        };
+        let machine = guest.machine();
+        let seat = guest.now().record.life.keeper().map(|(_, seat)| seat.ids);
+        let free = if self.surroundings.mapped { ids::FIRST } else { ids::STORED };
+        let copy = Request {
+            keeper: machine.as_ref().map(|machine| machine.keeper().clone()),
+            base: self.bases.root(&base),
+            disk: guest.folder.disk(),
+            ids: seat.unwrap_or(free),
+            mapped: self.surroundings.mapped,
+            max_bytes: self.bases.max_bytes(),
+            program: self.bases.program(&base).map_err(unreadable)?,
+        };
+        let mut still = false;
+        if let Some(machine) = &machine
+            && !machine.group.is_frozen().map_err(unreadable)?
+        {
+            machine.group.freeze().await.map_err(|error| Error::internal("The server could not be held still", error))?;
+            still = true;
+        }
+        let outcome = snapshot::copy(&self.surroundings.keeper, &copy, &request.file).await;
+        if let (true, Some(machine)) = (still, &machine)
+            && let Err(error) = machine.group.thaw()
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(Error::internal("The server cannot go on", error));
+        }
+        // No process of it was in the middle of writing, and what it had written was seen.
+        outcome.map(|()| Snapshot { format: DiskFormat::Tar, frozen: request.freeze })
+    }
+
+    async fn ask(&self, id: ServerId, question: &Question) -> Result<Answer, Error> {
+        let guest = self.known(id)?;
+        question.check()?;
+        let machine = guest.machine().ok_or_else(|| refusal::not_running(id))?;
+        if machine.group.is_frozen().unwrap_or(false) {
+            return Err(inside::missing("it stands still"));
+        }
+        let init = machine.init().ok_or_else(|| inside::missing("it is starting"))?;
+        let host = Host {
+            keeper_program: &self.surroundings.keeper,
+            runtime: &self.surroundings.runtime,
+            folder: &guest.folder,
+            name: bundle::name(id),
+            keeper: machine.keeper().clone(),
+            init,
+        };
+        host.ask(question).await
+    }
+
     async fn remove(self: &Arc<Self>, guest: &Guest) -> Result<(), Error> {
         if let Some(machine) = guest.end_is_wanted()? {
             machine.kill().await?;
@@ -483,7 +544,7 @@ impl Guest {
             power,
             since: now.record.since,
             ended: now.record.ended.clone(),
-            pid: now.machine.as_ref().and_then(|machine| machine.init()),
+            pid: now.machine.as_ref().and_then(|machine| machine.init()).map(|init| init.pid),
         })
     }
 }
@@ -630,7 +691,7 @@ impl ComputeDriver for ContainerDriver {
             disk_formats: vec![DiskFormat::Tar, DiskFormat::Oci],
             console: true,
             soft_stop: true,
-            features: [Feature::Pause].into(),
+            features: [Feature::Pause, Feature::Snapshot, Feature::Ask].into(),
         }
     }
 
@@ -689,6 +750,24 @@ impl ComputeDriver for ContainerDriver {
             let frozen = machine.group.freeze().await;
             frozen.map_err(|error| Error::internal("The server could not be paused", error))
         })
+    }
+
+    fn snapshot<'a>(&'a self, id: ServerId, request: &'a SnapshotRequest) -> BoxFuture<'a, Result<Snapshot, Error>> {
+        Box::pin(async move {
+            let guest = self.inner.known(id)?;
+            let work = guest.work.clone().lock_owned().await;
+            let (inner, request) = (self.inner.clone(), request.clone());
+            // A task of its own: whoever waits may give up, but a guest that stands still must go on.
+            finish(async move {
+                let _work = work;
+                inner.snapshot(&guest, &request).await
+            })
+            .await
+        })
+    }
+
+    fn ask<'a>(&'a self, id: ServerId, question: &'a Question) -> BoxFuture<'a, Result<Answer, Error>> {
+        Box::pin(self.inner.ask(id, question))
     }
 
     fn remove(&self, id: ServerId) -> BoxFuture<'_, Result<(), Error>> {

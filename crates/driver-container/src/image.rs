@@ -39,6 +39,26 @@ impl Program {
         Self { stop_signal, is_init: true, ..Self::shell(&[name]) }
     }
 
+    /// Refuses what cannot be run, or has been a way out of containers.
+    pub(crate) fn check(self) -> Result<Self, String> {
+        let texts = || self.arguments.iter().chain(&self.environment).chain([&self.folder]);
+        if texts().any(|text| text.contains('\0')) || self.arguments.first().is_none_or(String::is_empty) {
+            return Err("its command cannot be run".to_owned());
+        }
+        // A working folder among the runtime's own descriptors is outside of the container.
+        if !self.folder.starts_with('/') || self.folder.contains("/proc") || self.folder.contains("..") {
+            return Err(format!("its working folder is {:?}", self.folder));
+        }
+        if !(1..=libc::SIGRTMAX()).contains(&self.stop_signal) {
+            return Err(format!("it is stopped by {}, which is no signal", self.stop_signal));
+        }
+        let ids = || self.groups.iter().chain([&self.uid, &self.gid]);
+        if ids().any(|id| *id >= crate::ids::COUNT) {
+            return Err("it runs as a user whom containers cannot have".to_owned());
+        }
+        Ok(self)
+    }
+
     /// Something that people type to.
     pub(crate) fn shell(arguments: &[&str]) -> Self {
         Self {

@@ -18,10 +18,12 @@ mod driver;
 mod guest;
 mod ids;
 mod image;
+mod inside;
 mod keeper;
 mod machine;
 mod process;
 mod seccomp;
+mod snapshot;
 mod surroundings;
 
 pub use driver::ContainerDriver;

@@ -10,7 +10,10 @@ use nephos_driver::{GuestEvent, Usage};
 use nephos_types::{Bytes, Error, ErrorKind as Kind, ServerId};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::unix::{OwnedReadHalf, OwnedWriteHalf},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
     sync::watch,
     task::spawn_blocking,
     time::{Instant, sleep, timeout, timeout_at},
@@ -20,7 +23,7 @@ use crate::{
     cgroup::Group,
     guest::{self, Folder},
     keeper::{self, CONTROL, Order, Phase, State},
-    process::Process,
+    process::{Identity, Process},
 };
 
 /// A container runs after some dozen milliseconds, on a busy machine later.
@@ -113,7 +116,12 @@ impl Machine {
             let state = sayings.next().await?;
             io::Result::Ok((sayings, orders, state))
         };
-        match timeout(ANSWER_LIMIT, connecting).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())) {
+        let answer = tokio::select! {
+            answer = connecting => answer,
+            () = keeper.ended() => Err(ErrorKind::UnexpectedEof.into()),
+            () = sleep(ANSWER_LIMIT) => Err(ErrorKind::TimedOut.into()),
+        };
+        match answer {
             Ok((sayings, orders, state)) => (Self::new(id, folder, keeper, group, Some(orders), state), sayings),
             Err(error) => {
                 // It still runs the guest, and can still be ended.
@@ -135,17 +143,21 @@ impl Machine {
         Self { id, folder, keeper, group, orders, state, over: watch::Sender::new(false) }
     }
 
+    pub(crate) fn keeper(&self) -> &Identity {
+        self.keeper.identity()
+    }
+
     /// The container's first process, unless it is just starting again.
-    pub(crate) fn init(&self) -> Option<u32> {
+    pub(crate) fn init(&self) -> Option<Identity> {
         match &self.state.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.phase {
-            Phase::Running { init } => Some(init.pid),
+            Phase::Running { init } => Some(init.clone()),
             _ => None,
         }
     }
 
     /// What it has used since its start.
     pub(crate) async fn usage(&self) -> io::Result<Usage> {
-        let asking = async { connect(&self.folder).await?.0.next().await };
+        let asking = async { split(self.folder.connect(CONTROL).await?).0.next().await };
         let state = match timeout(ANSWER_LIMIT, asking).await {
             Ok(Ok(Some(state))) => state,
             // It has just ended.
@@ -256,10 +268,7 @@ async fn connect(folder: &Folder) -> io::Result<(Sayings, OwnedWriteHalf)> {
     let deadline = Instant::now() + ANSWER_LIMIT;
     loop {
         match folder.connect(CONTROL).await {
-            Ok(stream) => {
-                let (reader, writer) = stream.into_split();
-                return Ok((Sayings { reader: Some(BufReader::new(reader)), line: vec![] }, writer));
-            }
+            Ok(stream) => return Ok(split(stream)),
             Err(error)
                 if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
                     && Instant::now() < deadline =>
@@ -269,6 +278,11 @@ async fn connect(folder: &Folder) -> io::Result<(Sayings, OwnedWriteHalf)> {
             Err(error) => return Err(error),
         }
     }
+}
+
+fn split(stream: UnixStream) -> (Sayings, OwnedWriteHalf) {
+    let (reader, writer) = stream.into_split();
+    (Sayings { reader: Some(BufReader::new(reader)), line: vec![] }, writer)
 }
 
 /// Ends what a keeper could not.

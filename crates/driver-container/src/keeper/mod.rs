@@ -11,11 +11,14 @@
 mod console;
 mod container;
 mod control;
+pub(crate) mod copy;
+mod execute;
 mod forward;
 mod mounts;
 pub(crate) mod probe;
 mod run;
 pub(crate) mod unpack;
+mod visit;
 
 pub(crate) use container::TERMINAL;
 pub(crate) use mounts::{at, counters};
@@ -150,6 +153,9 @@ pub fn keeper(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode>
         "run" => run::run(),
         "unpack" => unpack::run(),
         "probe" => probe::run(),
+        "copy" => copy::run(),
+        "visit" => visit::run(),
+        "execute" => execute::run(arguments),
         _ => return None,
     };
     Some(match outcome {

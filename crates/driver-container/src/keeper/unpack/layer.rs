@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags};
 use tar::{Archive, EntryType};
 
 use super::refuse;
-use crate::ids;
+use crate::{ids, image::Program, keeper::copy::EXTENSION};
 
 /// What an archive may still use up.
 pub(crate) struct Budget {
@@ -33,14 +33,18 @@ const MAX_PATH: usize = 4096;
 /// What ids that do not fit become: the usual `nobody`.
 const NOBODY: u32 = 65_534;
 
-/// Applies an archive to the root of this process.
-pub(crate) fn apply(archive: impl Read, budget: &mut Budget) -> io::Result<()> {
+/// Applies an archive to the root of this process. Returns how its content is run, if it says so.
+pub(crate) fn apply(archive: impl Read, budget: &mut Budget) -> io::Result<Option<Program>> {
+    let mut program = None;
     let mut written = HashSet::new();
     let mut archive = Archive::new(archive);
     for entry in archive.entries()? {
         let mut entry = entry?;
         budget.entries = budget.entries.checked_sub(1).ok_or_else(too_many)?;
         if entry.header().entry_type() == EntryType::XGlobalHeader {
+            if let Some(said) = announced(&mut entry)? {
+                program = Some(said);
+            }
             continue;
         }
         let Some(path) = inside(&entry.path_bytes())? else {
@@ -72,7 +76,25 @@ pub(crate) fn apply(archive: impl Read, budget: &mut Budget) -> io::Result<()> {
         })?;
         written.insert(path);
     }
-    Ok(())
+    Ok(program)
+}
+
+/// What a copy of a guest says about how it is run.
+fn announced(entry: &mut tar::Entry<'_, impl Read>) -> io::Result<Option<Program>> {
+    const MAX: u64 = 1 << 20;
+    if entry.size() > MAX {
+        return Ok(None);
+    }
+    let mut content = vec![];
+    entry.read_to_end(&mut content)?;
+    for extension in tar::PaxExtensions::new(&content) {
+        let extension = extension?;
+        if extension.key() == Ok(EXTENSION) {
+            let program: Program = serde_json::from_slice(extension.value_bytes())?;
+            return program.check().map(Some).map_err(refuse);
+        }
+    }
+    Ok(None)
 }
 
 /// The path that an archive names, from the root on; `None` for the root.

@@ -146,8 +146,8 @@ fn unpack(request: &Request, image: File, scratch: File) -> io::Result<Program> 
     let mut budget = Budget { bytes: request.limits.bytes, entries: request.limits.entries };
     match request.format {
         DiskFormat::Tar => {
-            layer::apply(compression::reader(image)?, &mut budget)?;
-            plain(None)
+            let said = layer::apply(compression::reader(image)?, &mut budget)?;
+            said.map_or_else(|| plain(None), Ok)
         }
         DiskFormat::Oci => {
             let image = seekable(image, scratch, &mut budget)?;

@@ -1,0 +1,57 @@
+//! Copies of a guest's root file system.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+    process::Stdio,
+};
+
+use nephos_types::{Error, ErrorKind};
+use tokio::process::Command;
+
+use crate::{
+    guest::gone,
+    keeper::{self, copy::Request},
+};
+
+/// Makes the archive, whole or not at all.
+pub(crate) async fn copy(keeper: &Path, request: &Request, file: &Path) -> Result<(), Error> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::StorageFull => {
+            Error::new(ErrorKind::Capacity, "node_disk_full", "The node's disk is full").source(error)
+        }
+        _ => Error::internal("The server's disk could not be copied", error),
+    };
+    let request = serde_json::to_string(request).map_err(|error| failed(error.into()))?;
+    let mut name = file.as_os_str().to_owned();
+    name.push(".new");
+    let fresh = Fresh(name.into());
+    gone(fs::remove_file(&fresh.0)).map_err(failed)?;
+    let out = File::options().write(true).create_new(true).open(&fresh.0).map_err(failed)?;
+    let mut command = Command::new(keeper);
+    command.args([keeper::COMMAND, "copy", &request]).env_clear().kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(out).stderr(Stdio::piped());
+    // `output` would put a pipe in the file's place.
+    let copying = async { command.spawn()?.wait_with_output().await };
+    let output = copying.await.map_err(failed)?;
+    if !output.status.success() {
+        let why: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(2000).collect();
+        if why.contains("os error 28") {
+            return Err(Error::new(ErrorKind::Capacity, "node_disk_full", "The node's disk is full").detail(why));
+        }
+        return Err(
+            Error::new(ErrorKind::Internal, "snapshot_failed", "The server's disk could not be copied").detail(why)
+        );
+    }
+    fs::rename(&fresh.0, file).map_err(failed)
+}
+
+/// A file that is being written; gone if it did not get its name.
+struct Fresh(std::path::PathBuf);
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
