@@ -21,9 +21,8 @@ use futures_util::{
     stream,
 };
 use nephos_driver::{
-    Accelerator, Answer, Boot, Capabilities, ComputeDriver, Console, DiskFormat, Feature, Firmware, GuestEvent, GuestSpec,
-    Interface, Observation, Power, Presence, Question, Snapshot,
-    SnapshotRequest, StopMode, Usage, refusal,
+    Accelerator, Answer, Boot, Capabilities, ComputeDriver, Console, DiskFormat, Feature, Firmware, GuestEvent,
+    GuestSpec, Interface, Observation, Power, Presence, Question, Snapshot, SnapshotRequest, StopMode, Usage, refusal,
 };
 use nephos_types::{Error, ErrorKind, ServerId, Timestamp};
 use tokio::{
@@ -439,7 +438,11 @@ impl Inner {
         if let Some(machine) = &machine
             && !machine.group.is_frozen().map_err(unreadable)?
         {
-            machine.group.freeze().await.map_err(|error| Error::internal("The server could not be held still", error))?;
+            machine
+                .group
+                .freeze()
+                .await
+                .map_err(|error| Error::internal("The server could not be held still", error))?;
             still = true;
         }
         let outcome = snapshot::copy(&self.surroundings.keeper, &copy, &request.file).await;

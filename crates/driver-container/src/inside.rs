@@ -29,8 +29,6 @@ use crate::{
 const VISIT_LIMIT: Duration = Duration::from_secs(60);
 /// How long output of a program's children is waited for when it has ended.
 const AFTER: Duration = Duration::from_millis(500);
-/// What runs for a change of password.
-const PASSWORD_LIMIT: Duration = Duration::from_secs(30);
 
 /// Whom questions are about.
 pub(crate) struct Host<'a> {
@@ -50,22 +48,11 @@ impl Host<'_> {
             Question::Execute { command, environment, input, limit_ms } => {
                 self.execute(command, environment, input, Duration::from_millis(*limit_ms)).await
             }
-            Question::SetPassword { user, password } => {
-                let input = format!("{user}:{}\n", password.0).into_bytes();
-                if password.0.contains(['\n', '\0']) {
-                    return Err(Error::invalid("invalid_question", "The guest cannot be asked this")
-                        .reason("password", "format", "a password is one line"));
-                }
-                let command = ["chpasswd".to_owned()];
-                match self.execute(&command, &BTreeMap::new(), &input, PASSWORD_LIMIT).await? {
-                    Answer::Ended { code: Some(0), .. } => Ok(Answer::Done),
-                    Answer::Ended { errors, .. } => Err(refused(&String::from_utf8_lossy(&errors))),
-                    _ => Err(refused("chpasswd gave no answer")),
-                }
-            }
-            Question::Info | Question::ReadFile { .. } | Question::WriteFile { .. } | Question::SetKeys { .. } => {
-                self.visit(question).await
-            }
+            Question::Info
+            | Question::ReadFile { .. }
+            | Question::WriteFile { .. }
+            | Question::SetPassword { .. }
+            | Question::SetKeys { .. } => self.visit(question).await,
         }
     }
 
@@ -156,8 +143,12 @@ impl Host<'_> {
         if let Some(why) = not_run(&log, status) {
             let program = command.first().map(String::as_str).unwrap_or_default();
             if why.contains("no such file") || why.contains("not found") || why.contains("No such file") {
-                return Err(Error::new(ErrorKind::NotFound, "guest_program_not_found", "The server has no such program")
-                    .detail(program));
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    "guest_program_not_found",
+                    "The server has no such program",
+                )
+                .detail(program));
             }
             return Err(refused(&why));
         }

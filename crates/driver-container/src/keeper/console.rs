@@ -9,6 +9,7 @@ use std::{
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{
@@ -24,6 +25,8 @@ use crate::guest::LOG_LIMIT;
 const PIECES: usize = 256;
 /// The largest piece.
 const PIECE: usize = 4096;
+/// How often a container that stands still is looked at when somebody types.
+const LOOK: Duration = Duration::from_millis(20);
 /// Consoles at once.
 const MAX_CONSOLES: usize = 64;
 
@@ -32,6 +35,8 @@ pub(crate) struct Consoles {
     typed: mpsc::Receiver<Vec<u8>>,
     shown: broadcast::Sender<Arc<Vec<u8>>>,
     log: Log,
+    /// What was typed and has not been taken yet.
+    waiting: Option<Vec<u8>>,
 }
 
 impl Consoles {
@@ -40,14 +45,16 @@ impl Consoles {
         let (to_guest, typed) = mpsc::channel(16);
         let shown = broadcast::Sender::new(PIECES);
         tokio::spawn(accept(listener, to_guest, shown.clone()));
-        Ok(Self { typed, shown, log: Log::open(log)? })
+        Ok(Self { typed, shown, log: Log::open(log)?, waiting: None })
     }
 
-    /// Carries bytes between the terminal and the consoles, until the terminal ends.
-    pub(crate) async fn carry(&mut self, terminal: &AsyncFd<File>) {
-        let mut waiting: Option<Vec<u8>> = None;
+    /// Carries bytes between the terminal and the consoles, until the terminal ends. What is typed while the container
+    /// stands still waits: the terminal would answer for it.
+    pub(crate) async fn carry(&mut self, terminal: &AsyncFd<File>, stands_still: impl Fn() -> bool) {
         loop {
+            let held = self.waiting.is_some() && stands_still();
             tokio::select! {
+                () = tokio::time::sleep(LOOK), if held => {}
                 ready = terminal.readable() => {
                     let Ok(mut ready) = ready else { return };
                     match ready.try_io(|terminal| self.show(terminal.get_ref())) {
@@ -56,17 +63,17 @@ impl Consoles {
                         Ok(Ok(false) | Err(_)) => return,
                     }
                 }
-                piece = self.typed.recv(), if waiting.is_none() => match piece {
-                    Some(piece) => waiting = Some(piece),
+                piece = self.typed.recv(), if self.waiting.is_none() => match piece {
+                    Some(piece) => self.waiting = Some(piece),
                     None => return,
                 },
-                ready = terminal.writable(), if waiting.is_some() => {
+                ready = terminal.writable(), if self.waiting.is_some() && !held => {
                     let Ok(mut ready) = ready else { return };
-                    let Some(piece) = &waiting else { continue };
+                    let Some(piece) = &self.waiting else { continue };
                     match ready.try_io(|terminal| terminal.get_ref().write(piece)) {
                         Err(_) => {}
                         Ok(Ok(count)) => {
-                            waiting = piece.get(count..).filter(|rest| !rest.is_empty()).map(<[u8]>::to_vec);
+                            self.waiting = piece.get(count..).filter(|rest| !rest.is_empty()).map(<[u8]>::to_vec);
                         }
                         Ok(Err(_)) => return,
                     }

@@ -170,7 +170,8 @@ impl<W: Write> Copy<W> {
         let Ok(length) = rustix::fs::llistxattr(path, names.as_mut_slice()) else { return Ok(()) };
         let mut found: Vec<(String, Vec<u8>)> = vec![];
         for name in names.get(..length).unwrap_or_default().split(|byte| *byte == 0) {
-            let kept = name == b"security.capability" || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."));
+            let kept =
+                name == b"security.capability" || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."));
             let Ok(text) = std::str::from_utf8(name) else { continue };
             let mut value = vec![0; 4096];
             if kept && let Ok(length) = rustix::fs::lgetxattr(path, OsStr::from_bytes(name), value.as_mut_slice()) {

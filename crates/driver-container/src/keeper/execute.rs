@@ -17,5 +17,10 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = std::ffi::OsString>) -> io
         return Err(io::ErrorKind::NotFound.into());
     }
     setns(namespace, CloneFlags::CLONE_NEWNS)?;
-    Err(Command::new(program).args(arguments).env_clear().env("PATH", crate::surroundings::PATH).current_dir(here).exec())
+    Err(Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .env("PATH", crate::surroundings::PATH)
+        .current_dir(here)
+        .exec())
 }

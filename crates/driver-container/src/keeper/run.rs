@@ -131,7 +131,7 @@ async fn keep(prepared: Prepared, mut state: State) -> Result<(), Obstacle> {
                     // Its other threads are still ending.
                     None => tokio::time::sleep(Duration::from_millis(1)).await,
                 },
-                () = consoles.carry(near), if terminal_is_open => terminal_is_open = false,
+                () = consoles.carry(near, || group.is_frozen().unwrap_or(false)), if terminal_is_open => terminal_is_open = false,
                 Some(order) = control.orders.recv() => match order {
                     Order::End { signal } => {
                         stays = false;

@@ -5,12 +5,13 @@
 //! what they mean to the container, links lead nowhere else, the kernel decides what may be done, and nobody in there
 //! can see or touch the visitor.
 
+mod accounts;
+
 use std::{
     ffi::CStr,
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown, lchown},
-    path::Path,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
 };
 
 use nephos_driver::{Answer, GuestInfo, GuestInterface, MAX_CONTENT, Question};
@@ -66,10 +67,9 @@ fn answer(question: &Question) -> Result<Answer, Error> {
         Question::WriteFile { path, content, append, mode } => {
             write(path, content, *append, *mode).map_err(|error| refusal(path, error))
         }
-        Question::SetKeys { user, keys } => set_keys(user, keys),
-        Question::Execute { .. } | Question::SetPassword { .. } => {
-            Err(Error::bug("a visitor was asked for what the runtime does"))
-        }
+        Question::SetKeys { user, keys } => accounts::set_keys(user, keys),
+        Question::SetPassword { user, password } => accounts::set_password(user, &password.0),
+        Question::Execute { .. } => Err(Error::bug("a visitor was asked for what the runtime does")),
     }
 }
 
@@ -121,38 +121,6 @@ fn list(path: &str) -> io::Result<String> {
     let mut content = vec![];
     open(path, OpenOptions::new().read(true))?.take(MAX_LIST).read_to_end(&mut content)?;
     Ok(String::from_utf8_lossy(&content).into_owned())
-}
-
-/// Puts keys where OpenSSH and dropbear look for them.
-fn set_keys(user: &str, keys: &[String]) -> Result<Answer, Error> {
-    let accounts = list("/etc/passwd").map_err(|error| refusal("/etc/passwd", error))?;
-    let account = accounts.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|line| line.first() == Some(&user));
-    let found = account.as_deref().and_then(|line| {
-        let number = |place: usize| line.get(place)?.parse::<u32>().ok();
-        Some((number(2)?, number(3)?, *line.get(5)?))
-    });
-    let Some((uid, gid, home)) = found.filter(|(_, _, home)| home.starts_with('/')) else {
-        return Err(Error::conflict("guest_refused", "The server refuses").detail(format!("it has no user {user}")));
-    };
-    let put = || -> io::Result<()> {
-        let folder = Path::new(home).join(".ssh");
-        match DirBuilder::new().mode(0o700).create(&folder) {
-            Ok(()) => lchown(&folder, Some(uid), Some(gid))?,
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-        // Replaced as a whole, so that nobody is let in by half a list; the user may have put links there.
-        let (fresh, file) = (folder.join("authorized_keys.new"), folder.join("authorized_keys"));
-        crate::guest::gone(fs::remove_file(&fresh))?;
-        let mut made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-        for key in keys {
-            writeln!(made, "{key}")?;
-        }
-        fchown(&made, Some(uid), Some(gid))?;
-        made.sync_all()?;
-        fs::rename(&fresh, &file)
-    };
-    put().map(|()| Answer::Done).map_err(|error| refusal(home, error))
 }
 
 fn info() -> GuestInfo {
