@@ -29,6 +29,7 @@ const ROWS: &[(&str, u8)] = &[
     ("workflow", 1),
     ("driver", 1),
     ("node-api", 1),
+    ("sandbox", 1),
     ("http", 1),
     ("store", 2),
     ("auth", 2),

@@ -282,7 +282,11 @@ table! {
         CreateApplicationCredential, ListApplicationCredentials, ShowApplicationCredential, DeleteApplicationCredential,
         CreateAccessKey, ListAccessKeys, ShowAccessKey, DeleteAccessKey,
     ];
-    image: [CreateImage, UploadImage, DownloadImage, ListImages, ShowImage, UpdateImage, DeleteImage];
+    image: [
+        CreateImage, UploadImage, DownloadImage, ListImages, ShowImage, UpdateImage, DeleteImage,
+        StartUpload, UploadPart, ShowUpload, FinishUpload, CancelUpload, ImportImage, DeactivateImage, ReactivateImage,
+        ListImageMembers, ShareImage, UnshareImage, AcceptImage, RejectImage,
+    ];
     node: [ListNodes, ShowNode, UpdateNode, DeleteNode, CreateJoinToken];
     system: [ListAudit, WatchEvents, BackUp];
 }

@@ -1,13 +1,24 @@
 //! Operations on disk images.
 
+mod member;
+mod transfer;
+
 use std::{borrow::Cow, collections::BTreeMap};
 
-use nephos_types::{ImageId, Labels, List, Name, Number, Page, ProjectId, Reference, Timestamp};
+pub use self::{
+    member::{AcceptImage, ListImageMembers, Member, MemberStatus, RejectImage, ShareImage, UnshareImage},
+    transfer::{
+        CancelUpload, DeactivateImage, FinishUpload, ImportImage, PartialUpload, ReactivateImage, ShowUpload,
+        StartUpload, UploadPart,
+    },
+};
+use nephos_types::{ImageId, Labels, List, Name, Number, Page, ProjectId, Reference, Timestamp, WorkflowId};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::{
     call::{Download, View},
+    compute::Fault,
     operation::{Effect, Example, Method, Operation, Permission, Spec},
 };
 
@@ -94,8 +105,12 @@ pub enum ImageStatus {
     Queued,
     /// Its content is being uploaded.
     Saving,
+    /// Its content is being fetched, checked or converted.
+    Importing,
     /// It can be used.
     Active,
+    /// It has its content, and cannot be used.
+    Deactivated,
 }
 
 /// Free properties: at most 64 keys of at most 255 characters with values of at most 1024.
@@ -193,9 +208,21 @@ pub struct Image {
     pub min_disk_gib: u64,
     /// Servers made from it need at least this much memory, in MiB.
     pub min_memory_mib: u64,
+    /// The format of the original that was converted and kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original_format: Option<ImageFormat>,
+    /// The workflow that works on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<WorkflowId>,
+    /// Why its content could not be taken, the last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
     /// Free properties.
     #[serde(default, skip_serializing_if = "Properties::is_empty")]
     pub properties: Properties,
+    /// Tags.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<Name>,
     /// Labels.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
@@ -235,6 +262,9 @@ pub struct CreateImage {
     /// Free properties.
     #[serde(default, skip_serializing_if = "Properties::is_empty")]
     pub properties: Properties,
+    /// Tags, at most 128.
+    #[serde(default, skip_serializing_if = "List::is_empty")]
+    pub tags: List<Name, 128>,
     /// Labels.
     #[serde(default)]
     pub labels: Labels,
@@ -277,7 +307,8 @@ impl Operation for UploadImage {
         effect: Effect::Changes,
         summary: "Give an image its content",
         description: "The format is recognised from the content. An image gets its content once; an upload \
-                      that breaks off leaves it without, and can be repeated.",
+                      that breaks off leaves it without, and can be repeated. Disks of other makers (vmdk, vdi, vhd, \
+                      vhdx, ova) are converted to qcow2 by a workflow, which the answer names.",
         positional: &["image"],
         columns: COLUMNS,
         upload: true,
@@ -297,6 +328,9 @@ pub struct DownloadImage {
     /// At most this many bytes; all when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length: Option<u64>,
+    /// What was uploaded, instead of what it was converted to; if the cloud keeps that.
+    #[serde(default)]
+    pub original: bool,
 }
 impl Operation for DownloadImage {
     type Output = Download;
@@ -324,6 +358,12 @@ pub struct ListImages {
     /// Only those with this visibility; `community` lists those of other projects, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub visibility: Option<Visibility>,
+    /// Only those with this tag.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<Name>,
+    /// Instead of the usual ones, those that others share with the project and to which it answered this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member_status: Option<MemberStatus>,
     /// Only those with all these labels.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
@@ -404,6 +444,9 @@ pub struct UpdateImage {
     /// New properties, instead of all old ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub properties: Option<Properties>,
+    /// New tags, instead of all old ones, at most 128.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags: Option<List<Name, 128>>,
     /// New labels, instead of all old ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<Labels>,
