@@ -53,6 +53,8 @@ pub struct Options {
     pub certificate_for: Vec<String>,
     /// Presets the first administrator's password.
     pub admin_password: Option<Secret>,
+    /// How images come in.
+    pub images: image::Settings,
     /// What looks on while workflows run.
     pub observers: Vec<Arc<dyn Observer>>,
     /// How long the audit trail is kept.
@@ -133,7 +135,7 @@ impl Control {
         let folder = options.shared.as_ref().and_then(|shared| shared.images.clone());
         let folder = folder.unwrap_or_else(|| data.join("images"));
         let alone = peers.as_ref().is_none_or(|peers| peers.is_alone());
-        let images = Images::register(&mut handlers, &store, &folder, alone).await?;
+        let images = Images::register(&mut handlers, &store, &engine, &folder, alone, options.images).await?;
         let certificates = nephos_auth::Authority::open(&data.join("keys/authority"))?;
         // Clients trust the cloud by this file.
         fs::write(data.join(CERTIFICATE), certificates.certificate())

@@ -19,6 +19,8 @@ use serde::Deserialize;
 const SYSTEM_FILE: &str = "/etc/nephos/nephos.toml";
 /// The file in the data folder that holds the key to the secrets in a shared database.
 pub(crate) const SECRET: &str = "secret.key";
+/// The folder in the data folder with the keys that images' signatures are checked with.
+const IMAGE_KEYS: &str = "image-keys";
 /// The name of the file in the data folder.
 const FILE: &str = "nephos.toml";
 
@@ -39,6 +41,8 @@ struct File {
     secret_file: Option<PathBuf>,
     images: Option<PathBuf>,
     node_address: Option<String>,
+    keep_original_images: Option<bool>,
+    import_allow: Option<Vec<String>>,
 }
 
 /// For how many days history may be kept.
@@ -70,6 +74,8 @@ pub(crate) struct Config {
     pub(crate) shared: Option<Shared>,
     /// How many simulated nodes stand in for this machine; 0 for the real one.
     pub(crate) simulated_nodes: u32,
+    /// How images come in.
+    pub(crate) images: nephos_cloud::image::Settings,
     /// How long the audit trail is kept.
     pub(crate) keep_audit: Duration,
     /// How long closed workflow runs are kept.
@@ -224,7 +230,7 @@ fn read(path: &Path) -> Result<Option<File>> {
     toml::from_str(&text).map(Some).map_err(|error| {
         Error::invalid("config", format!("{} is not valid", path.display()))
             .detail(error.message().to_owned())
-            .next("known keys: data, listen, s3_listen, node_listen, node_name, simulated_nodes, keep_audit_days, keep_workflows_days, log, database, secret_file, images, node_address", None)
+            .next("known keys: data, listen, s3_listen, node_listen, node_name, simulated_nodes, keep_audit_days, keep_workflows_days, log, database, secret_file, images, node_address, keep_original_images, import_allow", None)
     })
 }
 
@@ -314,7 +320,13 @@ impl Config {
         let database = optional::<String>(matches, "database").or(own.database).or(system.database);
         let secret = optional(matches, "secret-file").or(own.secret_file).or(system.secret_file);
         let images = optional(matches, "images").or(own.images).or(system.images);
+        let allowed = own.import_allow.or(system.import_allow).unwrap_or_default();
         Ok(Self {
+            images: nephos_cloud::image::Settings {
+                keep_originals: own.keep_original_images.or(system.keep_original_images).unwrap_or(false),
+                import: nephos_cloud::image::fetch::address::Allowed::parse(&allowed)?,
+                ..nephos_cloud::image::Settings::new(data.join(IMAGE_KEYS))
+            },
             shared: database.map(|database| Shared {
                 database,
                 secret: secret.unwrap_or_else(|| data.join(SECRET)),
@@ -360,6 +372,10 @@ mod tests {
         fs::write(data.path().join(FILE), "keep_workflows_days = 7\nkeep_audit_days = 8\n").unwrap();
         let effective = config(&["--data", folder, "--keep-audit-days", "9"]).unwrap();
         assert_eq!((effective.keep_audit.as_secs(), effective.keep_workflows.as_secs()), (9 * 86400, 7 * 86400));
+        fs::write(data.path().join(FILE), "keep_original_images = true\nimport_allow = [\"10.0.0.0/8\"]\n").unwrap();
+        assert!(config(&["--data", folder]).unwrap().images.keep_originals);
+        fs::write(data.path().join(FILE), "import_allow = [\"10.0.0.0/99\"]\n").unwrap();
+        assert!(config(&["--data", folder]).unwrap_err().title.contains("10.0.0.0/99"));
         fs::write(data.path().join(FILE), "keep_workflows_days = 0\n").unwrap();
         let error = config(&["--data", folder]).unwrap_err();
         assert!(error.title.contains("keep_workflows_days") && error.detail.contains("3650"), "{error}");

@@ -147,6 +147,7 @@ pub(crate) async fn up(config: Config) -> Result<()> {
         shared: config.shared.clone(),
         certificate_for: names,
         admin_password: config.admin_password.clone(),
+        images: config.images.clone(),
         observers,
         keep_audit: config.keep_audit,
         keep_workflows: Retention { age: config.keep_workflows, ..Retention::default() },

@@ -4,16 +4,23 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use nephos_ops::{
     Download,
-    image::{self as ops, CreateImage, DeleteImage, DownloadImage, ListImages, ShowImage, UpdateImage, Visibility},
+    image::{
+        self as ops, CreateImage, DeleteImage, DownloadImage, ListImages, MemberStatus, ShowImage, UpdateImage,
+        Visibility,
+    },
 };
 use nephos_store::{Bound, CommitError, Draft, Query, Record, Transaction};
 use nephos_types::{Error, ErrorKind, Id, ImageId, Name, Number, Page, PageRequest, ProjectId, Reference, Result};
 
 use super::{
-    Image, Images, bytes_counter, content, images_counter,
-    kind::{BY_NAME, BY_STATUS, BY_VIEWER, BY_VISIBILITY, name_key, status_key, view, visibility_key},
+    Image, Images, bytes_counter, content, deactivated, images_counter,
+    kind::{
+        BY_NAME, BY_STATUS, BY_TAG, BY_VIEWER, BY_VISIBILITY, Incoming, member_key, name_key, status_key, view,
+        visibility_key,
+    },
+    member, partial,
     upload::upload,
-    wanted_counter,
+    uploads_counter, wanted_counter,
 };
 use crate::{
     core::Handlers,
@@ -32,6 +39,19 @@ pub(super) fn register(handlers: &mut Handlers, images: &Arc<Images>) {
     handlers.handle(images, show);
     handlers.handle(images, update);
     handlers.handle(images, delete);
+    handlers.handle(images, partial::start);
+    handlers.handle(images, partial::part);
+    handlers.handle(images, partial::show);
+    handlers.handle(images, partial::finish);
+    handlers.handle(images, partial::cancel);
+    handlers.handle(images, partial::import);
+    handlers.handle(images, member::list);
+    handlers.handle(images, member::share);
+    handlers.handle(images, member::unshare);
+    handlers.handle(images, member::accept);
+    handlers.handle(images, member::reject);
+    handlers.handle(images, member::deactivate);
+    handlers.handle(images, member::reactivate);
 }
 
 /// The image that the caller means and may change: their project's own, or any for the administrator.
@@ -62,7 +82,7 @@ fn claims(project: Option<ProjectId>, visibility: Visibility, name: &Name) -> Ve
 }
 
 impl Images {
-    fn shown(&self, session: &Session, id: ImageId) -> Result<ops::Image> {
+    pub(super) fn shown(&self, session: &Session, id: ImageId) -> Result<ops::Image> {
         view(session, &*self.store.get::<Image>(id).ok_or_else(|| Error::not_found("image", id))?)
     }
 }
@@ -74,18 +94,24 @@ async fn create(images: Arc<Images>, session: Session, input: CreateImage) -> Re
     let image = Image {
         claimed: input.format,
         upload: None,
+        incoming: None,
         content: None,
+        original: None,
+        deactivated: false,
+        fault: None,
         visibility: input.visibility,
         shared_with: input.shared_with.into_vec().into_iter().collect(),
+        answers: BTreeMap::new(),
         protected: input.protected,
         min_disk_gib: input.min_disk_gib.map_or(0, Number::get),
         min_memory_mib: input.min_memory_mib.map_or(0, Number::get),
         properties: input.properties,
+        tags: input.tags.into_vec().into_iter().collect(),
     };
     let draft = Draft::new(id, image).project(project).name(input.name.clone()).labels(input.labels);
     session
         .decide(|transaction| {
-            let most = Bound::AtMost(images.limits.project_images);
+            let most = Bound::AtMost(images.settings.limits.project_images);
             let mut transaction = transaction.create(draft.clone()).add(images_counter(project), 1, most);
             for claim in claims(Some(project), input.visibility, &input.name) {
                 transaction = transaction.claim(claim, id);
@@ -110,6 +136,9 @@ async fn list(images: Arc<Images>, session: Session, input: ListImages) -> Resul
     if let Some(name) = &input.name {
         query = query.index(BY_NAME, name_key(name.as_str()));
     }
+    if let Some(tag) = &input.tag {
+        query = query.index(BY_TAG, name_key(tag.as_str()));
+    }
     for (key, value) in &input.labels.0 {
         query = query.label(key, value);
     }
@@ -119,10 +148,13 @@ async fn list(images: Arc<Images>, session: Session, input: ListImages) -> Resul
     // Who sees an image is several values of one index, so a list is the union of the pages for each.
     let public = || visibility_key(Visibility::Public).to_owned();
     let viewers: Vec<Option<String>> = match (session.listed(input.all_projects), input.visibility) {
+        _ if let Some(answer) = input.member_status => vec![Some(member_key(session.project()?, answer))],
         (Visible::Nothing, _) => vec![],
         (Visible::Everything, _) => vec![None],
         (_, Some(Visibility::Community)) => vec![Some(visibility_key(Visibility::Community).to_owned())],
-        (Visible::Project(project), _) => vec![Some(project.to_string()), Some(public())],
+        (Visible::Project(project), _) => {
+            vec![Some(project.to_string()), Some(public()), Some(member_key(project, MemberStatus::Accepted))]
+        }
         (Visible::Domain(_), _) => vec![Some(public())],
     };
     let mut found = BTreeMap::new();
@@ -142,6 +174,7 @@ async fn list(images: Arc<Images>, session: Session, input: ListImages) -> Resul
         .values()
         .take(limit)
         .filter(|record| input.name.as_ref().is_none_or(|name| record.meta.name.as_ref() == Some(name)))
+        .filter(|record| input.tag.as_ref().is_none_or(|tag| record.body.tags.contains(tag)))
         .map(|record| view(&session, record))
         .collect::<Result<_>>()?;
     Ok(Page { items, next: last.filter(|_| more).map(|bits| ImageId::from_bits(bits).to_string()) })
@@ -180,6 +213,11 @@ async fn update(images: Arc<Images>, session: Session, input: UpdateImage) -> Re
                 image.protected = input.protected.unwrap_or(old.protected);
                 if let Some(projects) = &input.shared_with {
                     image.shared_with = projects.as_slice().iter().copied().collect();
+                    let members = &image.shared_with;
+                    image.answers.retain(|project, _| members.contains(project));
+                }
+                if let Some(tags) = &input.tags {
+                    image.tags = tags.as_slice().iter().cloned().collect();
                 }
                 if let Some(properties) = &input.properties {
                     image.properties = properties.clone();
@@ -220,21 +258,33 @@ async fn delete(images: Arc<Images>, session: Session, input: DeleteImage) -> Re
             transaction = transaction.release(claim, meta.id);
         }
         if let Some(project) = meta.project {
-            let size = body.content.as_ref().map_or(0, |content| content.size);
             transaction = transaction.add(images_counter(project), -1, Bound::Any).add(
                 bytes_counter(project),
-                -i64::try_from(size).unwrap_or(i64::MAX),
+                -body.stored_bytes(),
                 Bound::Any,
             );
+            if matches!(body.incoming, Some(Incoming::Parts { .. })) {
+                transaction = transaction.add(uploads_counter(project), -1, Bound::Any);
+            }
         }
-        // The file of an upload that goes on is its own business: it ends when it finds the record gone.
-        Ok((transaction, body.content.as_ref().map(|content| content.file.clone())))
+        // The file of an upload or a workflow that goes on is its own business: it ends when it finds the record gone.
+        let contents = [&body.content, &body.original].into_iter().flatten().map(|content| content.file.clone());
+        let parts = match &body.incoming {
+            Some(Incoming::Parts { file, .. }) => Some(file.clone()),
+            _ => None,
+        };
+        Ok((transaction, (contents.collect::<Vec<_>>(), parts)))
     };
-    let file = session.decide_or(decide, refused).await?;
-    if let Some(file) = file
-        && let Err(error) = images.files.remove(&file).await
+    let (files, parts) = session.decide_or(decide, refused).await?;
+    for file in &files {
+        if let Err(error) = images.files.remove(file).await {
+            // The image is gone as far as anyone can tell; the next sweep tries again.
+            tracing::warn!(%file, error = %error.chain(), "a deleted image's file could not be removed");
+        }
+    }
+    if let Some(file) = parts
+        && let Err(error) = images.files.spool().remove(&file).await
     {
-        // The image is gone as far as anyone can tell; the next sweep tries again.
         tracing::warn!(%file, error = %error.chain(), "a deleted image's file could not be removed");
     }
     Ok(())
@@ -242,7 +292,16 @@ async fn delete(images: Arc<Images>, session: Session, input: DeleteImage) -> Re
 
 async fn download(images: Arc<Images>, session: Session, input: DownloadImage) -> Result<Download> {
     let record = session.find::<Image>(&input.image)?;
-    let content = content(&record)?;
+    let mut content = content(&record)?;
+    if record.body.deactivated && !session.is_admin() {
+        return Err(deactivated(&record));
+    }
+    if input.original {
+        content = record.body.original.as_ref().ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "original_not_found", "The image has no original")
+                .detail("it was not converted, or what it was converted from was not kept")
+        })?;
+    }
     let start = input.offset.unwrap_or(0);
     if start > content.size {
         return Err(Error::invalid("offset_past_end", "The image is shorter than that")

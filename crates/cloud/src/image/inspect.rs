@@ -43,8 +43,7 @@ impl Inspector {
     pub fn chunk(&mut self, chunk: &[u8]) -> Result<()> {
         self.size = self.size.saturating_add(chunk.len() as u64);
         if self.size > self.most {
-            return Err(Error::new(ErrorKind::TooLarge, "image_too_large", "The image is too large")
-                .detail(format!("at most {} are accepted", Bytes(self.most))));
+            return Err(too_large(self.most));
         }
         let missing = HEAD.saturating_sub(self.head.len());
         self.head.extend_from_slice(chunk.get(..missing).unwrap_or(chunk));
@@ -67,13 +66,35 @@ impl Inspector {
     pub fn end(self, file: FileName, source: &dyn Source) -> Result<Content> {
         let Recognised { format, virtual_size } = recognise(source, self.claim)?;
         let sha256 = hex::encode(self.sha256.finish());
-        if let Some(wanted) = self.wanted_sha256
-            && !wanted.eq_ignore_ascii_case(&sha256)
-        {
-            return Err(Error::invalid("image_checksum_mismatch", "The content is not what was announced")
-                .detail(format!("its SHA-256 is {sha256}, not {wanted}"))
-                .next("upload again; if it happens again, the file itself is not the one it should be", None));
-        }
+        check_sum(self.wanted_sha256.as_deref(), &sha256)?;
         Ok(Content { file, format, size: self.size, virtual_size, sha256, md5: hex::encode(self.md5.finalize()) })
+    }
+}
+
+/// The refusal of what is too large.
+pub(super) fn too_large(most: u64) -> Error {
+    Error::new(ErrorKind::TooLarge, "image_too_large", "The image is too large")
+        .detail(format!("at most {} are accepted", Bytes(most)))
+}
+
+/// Refuses content with another checksum than the announced one.
+pub(super) fn check_sum(wanted: Option<&str>, sha256: &str) -> Result<()> {
+    match wanted {
+        Some(wanted) if !wanted.eq_ignore_ascii_case(sha256) => {
+            Err(Error::invalid("image_checksum_mismatch", "The content is not what was announced")
+                .detail(format!("its SHA-256 is {sha256}, not {wanted}"))
+                .next("upload again; if it happens again, the file itself is not the one it should be", None))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what is no SHA-256.
+pub(super) fn check_digits(sha256: Option<&str>) -> Result<()> {
+    match sha256 {
+        Some(sum) if sum.len() != 64 || !sum.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            Err(Error::invalid("invalid_checksum", "Not a SHA-256").detail("64 hexadecimal digits are expected"))
+        }
+        _ => Ok(()),
     }
 }

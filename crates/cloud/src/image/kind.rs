@@ -1,10 +1,13 @@
 //! The stored form of an image, and who sees it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use nephos_ops::image::{self as ops, ImageFormat, ImageStatus, Properties, Visibility};
+use nephos_ops::{
+    compute::Fault,
+    image::{self as ops, ImageFormat, ImageStatus, MemberStatus, Properties, Visibility},
+};
 use nephos_store::{Kind, Record};
-use nephos_types::{Error, ImageId, ProjectId, Result};
+use nephos_types::{Error, ImageId, Name, ProjectId, Result, Timestamp, WorkflowId};
 use serde::{Deserialize, Serialize};
 
 use super::files::FileName;
@@ -28,19 +31,37 @@ pub(super) const BY_STATUS: &str = "status";
 /// Index: by name (its beginning, if it is long).
 pub(super) const BY_NAME: &str = "name";
 
-/// An image as stored. It is queued, saving or active by which of `upload` and `content` is there.
+/// Index: by tag.
+pub(super) const BY_TAG: &str = "tag";
+
+/// An image as stored. What it is follows from which of `upload`, `incoming` and `content` is there; at most one is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
     /// The format that the owner announced.
     pub claimed: Option<ImageFormat>,
-    /// The file that an upload is writing.
+    /// The file that one request is writing.
     pub upload: Option<FileName>,
+    /// What takes more than one request.
+    #[serde(default)]
+    pub incoming: Option<Incoming>,
     /// What it holds.
     pub content: Option<Content>,
+    /// What was uploaded, if that was converted and is kept.
+    #[serde(default)]
+    pub original: Option<Content>,
+    /// Whether it may not be used.
+    #[serde(default)]
+    pub deactivated: bool,
+    /// Why the last workflow that should have given it its content failed.
+    #[serde(default)]
+    pub fault: Option<Fault>,
     /// Who sees it besides its project.
     pub visibility: Visibility,
     /// Projects that see it if it is shared.
     pub shared_with: BTreeSet<ProjectId>,
+    /// What those answered; nothing yet if they are missing here.
+    #[serde(default)]
+    pub answers: BTreeMap<ProjectId, MemberStatus>,
     /// Whether it cannot be deleted.
     pub protected: bool,
     /// Least root disk, in GiB.
@@ -49,6 +70,35 @@ pub struct Image {
     pub min_memory_mib: u64,
     /// Free properties.
     pub properties: Properties,
+    /// Tags.
+    #[serde(default)]
+    pub tags: BTreeSet<Name>,
+}
+
+/// Content that comes in more than one request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Incoming {
+    /// In parts.
+    Parts {
+        /// The file that they are put together in.
+        file: FileName,
+        /// The length of the whole, if it was announced.
+        size: Option<u64>,
+        /// The checksum of the whole, if it was announced.
+        sha256: Option<String>,
+        /// When it is given up.
+        expires_at: Timestamp,
+    },
+    /// A workflow fetches, checks, converts and publishes it.
+    Work {
+        /// The file as it came.
+        file: FileName,
+        /// The file that it may be converted to.
+        output: FileName,
+        /// The workflow.
+        workflow: WorkflowId,
+    },
 }
 
 /// What an active image holds.
@@ -79,24 +129,45 @@ impl Image {
     /// What it is, in one word.
     #[must_use]
     pub fn status(&self) -> ImageStatus {
-        match (&self.content, &self.upload) {
-            (Some(_), _) => ImageStatus::Active,
-            (None, Some(_)) => ImageStatus::Saving,
-            (None, None) => ImageStatus::Queued,
+        match self {
+            Self { content: Some(_), deactivated: true, .. } => ImageStatus::Deactivated,
+            Self { content: Some(_), .. } => ImageStatus::Active,
+            Self { incoming: Some(Incoming::Work { .. }), .. } => ImageStatus::Importing,
+            Self { incoming: Some(Incoming::Parts { .. }), .. } | Self { upload: Some(_), .. } => ImageStatus::Saving,
+            _ => ImageStatus::Queued,
         }
     }
 
-    /// The file that must be kept.
+    /// Whether a file must be kept.
     #[must_use]
-    pub fn file(&self) -> Option<&FileName> {
-        self.content.as_ref().map(|content| &content.file).or(self.upload.as_ref())
+    pub fn names(&self, file: &FileName) -> bool {
+        let incoming = match &self.incoming {
+            Some(Incoming::Parts { file: only, .. }) => [Some(only), None],
+            Some(Incoming::Work { file, output, .. }) => [Some(file), Some(output)],
+            None => [None, None],
+        };
+        let contents = [&self.content, &self.original].map(|content| content.as_ref().map(|content| &content.file));
+        incoming.into_iter().chain(contents).chain([self.upload.as_ref()]).flatten().any(|named| named == file)
+    }
+
+    /// The bytes that it takes.
+    #[must_use]
+    pub fn stored_bytes(&self) -> i64 {
+        let sizes = [&self.content, &self.original].into_iter().flatten().map(|content| content.size);
+        i64::try_from(sizes.fold(0, u64::saturating_add)).unwrap_or(i64::MAX)
+    }
+
+    /// What a project answered; `None` if the image is not shared with it.
+    #[must_use]
+    pub fn answer(&self, project: ProjectId) -> Option<MemberStatus> {
+        self.shared_with.contains(&project).then(|| self.answers.get(&project).copied().unwrap_or_default())
     }
 }
 
 impl Kind for Image {
     type Id = ImageId;
     const NAME: &'static str = "image";
-    const INDEXES: &'static [&'static str] = &[BY_VIEWER, BY_VISIBILITY, BY_STATUS, BY_NAME];
+    const INDEXES: &'static [&'static str] = &[BY_VIEWER, BY_VISIBILITY, BY_STATUS, BY_NAME, BY_TAG];
 
     fn index(record: &Record<Self>, index: &str) -> Vec<String> {
         let body = &record.body;
@@ -105,7 +176,11 @@ impl Kind for Image {
                 let mut viewers: Vec<String> = record.meta.project.iter().map(ToString::to_string).collect();
                 match body.visibility {
                     Visibility::Private => {}
-                    Visibility::Shared => viewers.extend(body.shared_with.iter().map(ToString::to_string)),
+                    Visibility::Shared => viewers.extend(
+                        body.shared_with
+                            .iter()
+                            .map(|project| member_key(*project, body.answer(*project).unwrap_or_default())),
+                    ),
                     Visibility::Community | Visibility::Public => {
                         viewers.push(visibility_key(body.visibility).to_owned());
                     }
@@ -114,9 +189,19 @@ impl Kind for Image {
             }
             BY_VISIBILITY => vec![visibility_key(body.visibility).to_owned()],
             BY_STATUS => vec![status_key(body.status()).to_owned()],
+            BY_TAG => body.tags.iter().map(|tag| name_key(tag.as_str())).collect(),
             BY_NAME => record.meta.name.iter().map(|name| name_key(name.as_str())).collect(),
             _ => vec![],
         }
+    }
+}
+
+/// A member's value in the index of viewers.
+pub(super) fn member_key(project: ProjectId, answer: MemberStatus) -> String {
+    match answer {
+        MemberStatus::Accepted => format!("accepted/{project}"),
+        MemberStatus::Pending => format!("pending/{project}"),
+        MemberStatus::Rejected => format!("rejected/{project}"),
     }
 }
 
@@ -135,6 +220,8 @@ pub(super) const fn status_key(status: ImageStatus) -> &'static str {
     match status {
         ImageStatus::Queued => "queued",
         ImageStatus::Saving => "saving",
+        ImageStatus::Importing => "importing",
+        ImageStatus::Deactivated => "deactivated",
         ImageStatus::Active => "active",
     }
 }
@@ -185,7 +272,14 @@ pub(super) fn view(session: &Session, record: &Record<Image>) -> Result<ops::Ima
         protected: body.protected,
         min_disk_gib: body.min_disk_gib,
         min_memory_mib: body.min_memory_mib,
+        original_format: body.original.as_ref().map(|content| content.format),
+        workflow: match body.incoming {
+            Some(Incoming::Work { workflow, .. }) => Some(workflow),
+            _ => None,
+        },
+        fault: body.fault.clone(),
         properties: body.properties.clone(),
+        tags: body.tags.iter().cloned().collect(),
         labels: meta.labels.clone(),
         created_at: meta.created_at,
         updated_at: meta.updated_at,

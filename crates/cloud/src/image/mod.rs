@@ -7,21 +7,31 @@
 //!
 //! Must not know: servers, how nodes are reached, any front end.
 
+pub mod fetch;
 pub mod files;
 pub mod format;
 mod handlers;
 mod inspect;
 pub mod kind;
+mod member;
+mod partial;
+mod signature;
+pub mod spool;
 mod sweep;
 mod upload;
+mod work;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use nephos_driver::DiskFormat;
 use nephos_node_api::{Content as Bulk, ImageSource, SnapshotHeader};
 use nephos_ops::image::ImageFormat;
 use nephos_store::{Bound, Kinds, Record, Store, Transaction};
-use nephos_types::{Bytes, Error, ImageId, NodeId, ProjectId, Reference, Result};
+use nephos_types::{Bytes, Error, ErrorKind, ImageId, NodeId, ProjectId, Reference, Result};
 
 pub use self::{
     files::{Folder, ImageStore},
@@ -31,6 +41,7 @@ pub use self::{
 use crate::{
     core::{BoxFuture, Handlers},
     identity::ProjectUse,
+    journal::Engine,
     node::ImageBytes,
     session::Session,
 };
@@ -51,6 +62,38 @@ impl Default for Limits {
     /// A file of 1 TiB; 1000 images and 8 TiB a project.
     fn default() -> Self {
         Self { size: 1 << 40, project_images: 1000, project_bytes: 8 << 40 }
+    }
+}
+
+/// How images come in.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What is accepted.
+    pub limits: Limits,
+    /// Keep what was uploaded beside what it was converted to.
+    pub keep_originals: bool,
+    /// Which addresses imports may reach besides those of the public Internet.
+    pub import: fetch::address::Allowed,
+    /// The folder of the keys that signatures are checked with.
+    pub trusted_keys: PathBuf,
+    /// How long an upload in parts is kept when nothing comes.
+    pub uploads_kept: Duration,
+    /// The most uploads in parts of one project at a time.
+    pub uploads_at_once: i64,
+}
+
+impl Settings {
+    /// The usual ones, with trusted keys in this folder.
+    #[must_use]
+    pub fn new(trusted_keys: PathBuf) -> Self {
+        Self {
+            limits: Limits::default(),
+            keep_originals: false,
+            import: fetch::address::Allowed::default(),
+            trusted_keys,
+            uploads_kept: partial::KEPT,
+            uploads_at_once: 16,
+        }
     }
 }
 
@@ -80,6 +123,11 @@ fn bytes_counter(project: ProjectId) -> String {
     format!("quota/{project}/image_bytes")
 }
 
+/// The counter of a project's uploads in parts.
+fn uploads_counter(project: ProjectId) -> String {
+    format!("quota/{project}/image_uploads")
+}
+
 /// The counter of those that still have to fetch an image's bytes; while it is above zero, the image stays.
 fn wanted_counter(image: ImageId) -> String {
     format!("image/{image}/wanted")
@@ -100,8 +148,19 @@ pub(crate) fn let_go(transaction: Transaction, image: ImageId) -> Transaction {
 /// The family's state.
 pub struct Images {
     store: Store,
+    engine: Engine,
     files: Arc<dyn ImageStore>,
-    limits: Limits,
+    settings: Settings,
+}
+
+/// The family as its workflows hold it: not owning, because the engine that holds them is part of it.
+#[derive(Clone)]
+struct Held(Weak<Images>);
+
+impl Held {
+    fn of(images: &Arc<Images>) -> Self {
+        Self(Arc::downgrade(images))
+    }
 }
 
 /// An image as the creation of a server needs it.
@@ -122,47 +181,45 @@ pub struct Bootable {
 impl Images {
     /// Registers the family's operations, on images as files in a folder. What uploads that a crash ended have left is
     /// removed only if this process is `alone`: otherwise it may be another one's that goes on.
-    pub async fn register(handlers: &mut Handlers, store: &Store, folder: &Path, alone: bool) -> Result<Arc<Self>> {
-        let files = if alone { Folder::open(folder)? } else { Folder::join(folder)? };
-        let images = Self::take_up(handlers, store, Arc::new(files), Limits::default());
-        if alone {
-            images.agree().await?;
-        }
-        Ok(images)
-    }
-
-    /// Registers the family's operations; first brings records and files into agreement after whatever ended the last
-    /// process. One process at a time may hold a store's images.
-    pub async fn register_with(
+    pub(crate) async fn register(
         handlers: &mut Handlers,
         store: &Store,
-        files: Arc<dyn ImageStore>,
-        limits: Limits,
+        engine: &Engine,
+        folder: &Path,
+        alone: bool,
+        settings: Settings,
     ) -> Result<Arc<Self>> {
-        let images = Self::take_up(handlers, store, files, limits);
-        images.agree().await?;
-        Ok(images)
+        let files = if alone { Folder::open(folder)? } else { Folder::join(folder)? };
+        Self::register_with(handlers, store, engine, Arc::new(files), alone, settings).await
     }
 
-    fn take_up(handlers: &mut Handlers, store: &Store, files: Arc<dyn ImageStore>, limits: Limits) -> Arc<Self> {
-        let images = Arc::new(Self { store: store.clone(), files, limits });
+    /// Registers the family's operations and workflows; first, if this process is `alone`, brings records and files into
+    /// agreement after whatever ended the last one.
+    pub(crate) async fn register_with(
+        handlers: &mut Handlers,
+        store: &Store,
+        engine: &Engine,
+        files: Arc<dyn ImageStore>,
+        alone: bool,
+        settings: Settings,
+    ) -> Result<Arc<Self>> {
+        let images = Arc::new(Self { store: store.clone(), engine: engine.clone(), files, settings });
+        if alone {
+            images.give_up_uploads().await?;
+            images.sweep().await?;
+        }
         sweep::keep_sweeping(&images);
+        work::register(&images)?;
         handlers::register(handlers, &images);
-        images
-    }
-
-    /// Brings records and files into agreement while nobody uploads.
-    async fn agree(&self) -> Result<()> {
-        self.give_up_uploads().await?;
-        self.sweep().await.map(drop)
+        Ok(images)
     }
 
     /// What a project's images use of what they may: their number, and their bytes.
     #[must_use]
     pub(crate) fn usage(&self, project: ProjectId) -> [(i64, i64); 2] {
         [
-            (self.store.counter(&images_counter(project)), self.limits.project_images),
-            (self.store.counter(&bytes_counter(project)), self.limits.project_bytes),
+            (self.store.counter(&images_counter(project)), self.settings.limits.project_images),
+            (self.store.counter(&bytes_counter(project)), self.settings.limits.project_bytes),
         ]
     }
 
@@ -170,6 +227,9 @@ impl Images {
     pub fn bootable(&self, session: &Session, reference: &Reference) -> Result<Bootable> {
         let record = session.find::<Image>(reference)?;
         let content = content(&record)?;
+        if record.body.deactivated {
+            return Err(deactivated(&record));
+        }
         let format = disk_format(content.format).ok_or_else(|| {
             Error::conflict("image_not_bootable", "The image is no root disk")
                 .detail(format!("its format is {}", content.format.name()))
@@ -234,6 +294,13 @@ fn content(record: &Record<Image>) -> Result<&Content> {
         Error::conflict("image_not_active", format!("Image `{name}` has no content yet"))
             .next("upload its content", Some(format!("nephos image upload {name} --file FILE")))
     })
+}
+
+/// The refusal of an image that may not be used.
+fn deactivated(record: &Record<Image>) -> Error {
+    let name = record.meta.name.as_ref().map_or_else(|| record.meta.id.to_string(), ToString::to_string);
+    Error::new(ErrorKind::Forbidden, "image_deactivated", format!("Image `{name}` is deactivated"))
+        .next("choose another, or have it reactivated", Some(format!("nephos image reactivate {name}")))
 }
 
 #[cfg(test)]

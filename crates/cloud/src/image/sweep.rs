@@ -9,12 +9,14 @@ use std::{
 };
 
 use nephos_ops::image::ImageStatus;
-use nephos_store::{Author, CommitError, Query, Transaction};
-use nephos_types::Result;
+use nephos_store::{Author, Bound, CommitError, Query, Transaction};
+use nephos_types::{ImageId, Result, Timestamp};
 
 use super::{
     Image, Images,
-    kind::{BY_STATUS, status_key},
+    files::FileName,
+    kind::{BY_STATUS, Incoming, status_key},
+    uploads_counter,
 };
 
 /// How often is looked for files that could not be removed when their images went.
@@ -23,40 +25,83 @@ const EVERY: Duration = Duration::from_secs(600);
 const CHUNK: usize = 500;
 
 impl Images {
-    /// At the start nothing is being uploaded, whatever records say.
+    /// At the start no request writes, whatever records say.
     pub(super) async fn give_up_uploads(&self) -> Result<()> {
-        loop {
-            let query = Query::all().index(BY_STATUS, status_key(ImageStatus::Saving)).limit(CHUNK);
-            let page = self.store.list::<Image>(&query);
-            if page.items.is_empty() {
-                return Ok(());
-            }
-            let mut transaction = Transaction::new(Author::new("images"));
-            for record in &page.items {
-                transaction = transaction.save(record.edit().modify(|image| image.upload = None));
+        for id in self.saving(|image| image.upload.is_some()) {
+            self.change(id, |image| image.upload = None).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives up uploads in parts of which nothing has come for long.
+    pub(super) async fn expire_uploads(&self, now: Timestamp) -> Result<()> {
+        let expired =
+            |image: &Image| matches!(image.incoming, Some(Incoming::Parts { expires_at, .. }) if expires_at <= now);
+        for id in self.saving(expired) {
+            let Some(record) = self.store.get::<Image>(id).filter(|record| expired(&record.body)) else { continue };
+            let mut transaction =
+                Transaction::new(Author::new("images")).save(record.edit().modify(|image| image.incoming = None));
+            if let Some(project) = record.meta.project {
+                transaction = transaction.add(uploads_counter(project), -1, Bound::Any);
             }
             match self.store.commit(transaction).await {
-                Ok(_) | Err(CommitError::Conflict { .. }) => {}
+                Ok(_) => tracing::info!(image = %id, "gave up an upload of which nothing came for long"),
+                // A part came just now.
+                Err(CommitError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }
+        Ok(())
+    }
+
+    /// Images that are being uploaded, of a kind.
+    fn saving(&self, which: impl Fn(&Image) -> bool) -> Vec<ImageId> {
+        let mut found = vec![];
+        let mut query = Query::all().index(BY_STATUS, status_key(ImageStatus::Saving)).limit(CHUNK);
+        loop {
+            let page = self.store.list::<Image>(&query);
+            found.extend(page.items.iter().filter(|record| which(&record.body)).map(|record| record.meta.id));
+            match page.items.last() {
+                Some(last) if page.next.is_some() => query = query.after(last.meta.id),
+                _ => return found,
+            }
+        }
+    }
+
+    /// Changes an image's record, whatever others do to it; nothing happens if it is gone.
+    async fn change(&self, id: ImageId, change: impl Fn(&mut Image)) -> Result<()> {
+        while let Some(record) = self.store.get::<Image>(id) {
+            let transaction = Transaction::new(Author::new("images")).save(record.edit().modify(&change));
+            match self.store.commit(transaction).await {
+                Ok(_) => return Ok(()),
+                Err(CommitError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Removes files that no record names; answers how many.
     pub(super) async fn sweep(&self) -> Result<usize> {
         let mut removed = 0;
-        let files = self.files.list().await?;
+        let (incoming, published) = (self.files.spool().list().await?, self.files.list().await?);
         // Those of other processes, too.
         self.store.catch_up().await?;
-        for file in files {
-            // Read after the list: a file that is listed has been in its record before.
-            let record = self.store.get::<Image>(file.image());
-            if record.is_some_and(|record| record.body.file() == Some(&file)) {
-                continue;
+        // Read after the lists: a file that is listed has been in its record before.
+        let named =
+            |file: &FileName| self.store.get::<Image>(file.image()).is_some_and(|record| record.body.names(file));
+        for file in incoming {
+            if !named(&file) {
+                self.files.spool().remove(&file).await?;
+                removed += 1;
             }
-            self.files.remove(&file).await?;
-            tracing::info!(%file, "removed a file that no image has");
-            removed += 1;
+        }
+        for file in published {
+            if !named(&file) {
+                self.files.remove(&file).await?;
+                tracing::info!(%file, "removed a file that no image has");
+                removed += 1;
+            }
         }
         Ok(removed)
     }
@@ -69,7 +114,8 @@ pub(super) fn keep_sweeping(images: &Arc<Images>) {
         loop {
             tokio::time::sleep(EVERY).await;
             let Some(images) = images.upgrade() else { return };
-            if let Err(error) = images.sweep().await {
+            let expired = images.expire_uploads(Timestamp::now()).await;
+            if let Err(error) = expired.and(images.sweep().await) {
                 tracing::warn!(error = %error.chain(), "looking for left-over image files failed");
             }
         }

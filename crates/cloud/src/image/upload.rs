@@ -6,23 +6,22 @@ use std::sync::Arc;
 
 use nephos_driver::DiskFormat;
 use nephos_node_api::{Content as Bulk, SnapshotHeader};
-use nephos_ops::image::{Image as View, ImageFormat, UploadImage};
+use nephos_ops::{
+    ByteStream,
+    image::{Image as View, ImageFormat, UploadImage},
+};
 use nephos_store::{Author, Bound, CommitError, Transaction};
-use nephos_types::{Error, ErrorKind, ImageId, NodeId, Reference, Result};
+use nephos_types::{Error, ErrorKind, ImageId, NodeId, Reference, Result, WorkflowId};
 use tracing::Instrument;
 
 use super::{
-    Image, Images, Inspector, bytes_counter,
-    files::FileName,
-    handlers::changeable,
-    kind::{Content, view},
+    Image, Images, Inspector, bytes_counter, files::FileName, handlers::changeable, inspect::check_digits,
+    kind::Content, signature, work,
 };
 use crate::session::Session;
 
 pub(super) async fn upload(images: Arc<Images>, session: Session, input: UploadImage) -> Result<View> {
-    if input.sha256.as_ref().is_some_and(|sum| sum.len() != 64 || !sum.bytes().all(|byte| byte.is_ascii_hexdigit())) {
-        return Err(Error::invalid("invalid_checksum", "Not a SHA-256").detail("64 hexadecimal digits are expected"));
-    }
+    check_digits(input.sha256.as_deref())?;
     let body = session.context().take_upload().ok_or_else(|| {
         Error::invalid("body_missing", "The image's content is missing").next("send it as the request's body", None)
     })?;
@@ -32,16 +31,57 @@ pub(super) async fn upload(images: Arc<Images>, session: Session, input: UploadI
         .await
         .map_err(|error| Error::internal("An upload could not begin", error))??;
     let id = taken.file.image();
-    let inspector = Inspector::new(claim, input.sha256, images.limits.size);
-    match images.files.put(taken.file.clone(), body, inspector).await {
-        Ok(content) => taken.keep(content).await?,
+    let inspector = Inspector::new(claim, input.sha256, images.settings.limits.size);
+    match complete(&images, &session, &taken, body, inspector).await {
+        Ok(Arrived::Published(content)) => taken.keep(content).await?,
+        Ok(Arrived::HandedOver(workflow)) => {
+            taken.handed_over();
+            images.engine.kick(workflow);
+        }
         Err(error) => {
             taken.give_back().await;
             return Err(error);
         }
     }
-    let record = images.store.get::<Image>(id).ok_or_else(|| Error::not_found("image", id))?;
-    view(&session, &record)
+    images.shown(&session, id)
+}
+
+/// What became of a file that arrived.
+enum Arrived {
+    /// It is the image's content.
+    Published(Content),
+    /// A workflow makes the content of it.
+    HandedOver(WorkflowId),
+}
+
+async fn complete(
+    images: &Images,
+    session: &Session,
+    taken: &Taken,
+    body: ByteStream,
+    inspector: Inspector,
+) -> Result<Arrived> {
+    let content = images.files.spool().receive(taken.file.clone(), body, inspector).await?;
+    let current = || {
+        let record = images.store.get::<Image>(taken.file.image());
+        record
+            .filter(|record| record.body.upload.as_ref() == Some(&taken.file))
+            .ok_or_else(|| Error::conflict("image_deleted", "The image was deleted during the upload"))
+    };
+    if content.format.is_converted() {
+        let decide = |transaction| {
+            let from = (content.file.clone(), None, Some(content.sha256.clone()));
+            work::start(images, session, transaction, &*current()?, from)
+        };
+        return session.decide(decide).await.map(Arrived::HandedOver);
+    }
+    let (keys, properties) = (images.settings.trusted_keys.clone(), current()?.body.properties.clone());
+    let path = images.files.spool().path(&content.file);
+    tokio::task::spawn_blocking(move || signature::check(&keys, &properties, &path))
+        .await
+        .map_err(|error| Error::internal("A signature was not checked", error))??;
+    images.files.publish(&content.file).await?;
+    Ok(Arrived::Published(content))
 }
 
 /// Takes an image's content from a node that was asked for a copy of a disk.
@@ -67,7 +107,7 @@ pub(super) async fn receive(
         if record.body.content.is_some() {
             return Ok(());
         }
-        if record.body.upload.is_some() {
+        if record.body.upload.is_some() || record.body.incoming.is_some() {
             // The node has lost its connection, and this end has not noticed yet.
             return Err(Error::new(
                 ErrorKind::Unavailable,
@@ -83,7 +123,7 @@ pub(super) async fn receive(
         }
     }
     let taken = Taken { images: Arc::clone(&images), author, file: file.clone(), held: true };
-    let inspector = Inspector::new(Some(format), None, images.limits.size);
+    let inspector = Inspector::new(Some(format), None, images.settings.limits.size);
     match images.files.put(file, content.body, inspector).await {
         Ok(written) if written.size == content.length => taken.keep(written).await,
         Ok(_) => {
@@ -116,13 +156,13 @@ async fn take(images: Arc<Images>, session: Session, image: Reference) -> Result
     Ok((Taken { images, author: session.author(), file, held: true }, claim))
 }
 
-fn refuse_second(image: &Image) -> Result<()> {
+pub(super) fn refuse_second(image: &Image) -> Result<()> {
     if image.content.is_some() {
         return Err(Error::conflict("image_has_content", "The image has its content already")
             .detail("an image gets its content once, so that a name always means the same bytes")
             .next("create another image", Some("nephos image create NAME".to_owned())));
     }
-    if image.upload.is_some() {
+    if image.upload.is_some() || image.incoming.is_some() {
         return Err(Error::conflict("image_upload_goes_on", "The image is being uploaded by somebody else")
             .next("wait for that upload, or create another image", None));
     }
@@ -150,10 +190,11 @@ impl Taken {
             let mut transaction = Transaction::new(self.author.clone()).save(record.edit().modify(|image| {
                 image.min_disk_gib = image.min_disk_gib.max(content.disk_gib());
                 image.upload = None;
+                image.fault = None;
                 image.content = Some(content.clone());
             }));
             if let Some(project) = record.meta.project {
-                let most = Bound::AtMost(self.images.limits.project_bytes);
+                let most = Bound::AtMost(self.images.settings.limits.project_bytes);
                 transaction = transaction.add(bytes_counter(project), size, most);
             }
             match self.images.store.commit(transaction).await {
@@ -169,6 +210,11 @@ impl Taken {
                 }
             }
         }
+    }
+
+    /// A workflow has it now.
+    fn handed_over(mut self) {
+        self.held = false;
     }
 
     async fn give_back(mut self) {
@@ -196,6 +242,10 @@ async fn release(images: &Images, author: &Author, file: &FileName) {
             // The last commit went through although its answer was not waited for.
             return;
         }
+        if record.as_ref().is_some_and(|record| record.body.names(file) && record.body.upload.is_none()) {
+            // Likewise: a workflow has the file now.
+            return;
+        }
         let Some(record) = record.filter(|record| record.body.upload.as_ref() == Some(file)) else { break };
         let edit = record.edit().modify(|image| image.upload = None);
         match images.store.commit(Transaction::new(author.clone()).save(edit)).await {
@@ -207,7 +257,8 @@ async fn release(images: &Images, author: &Author, file: &FileName) {
             }
         }
     }
-    if let Err(error) = images.files.remove(file).await {
+    let removed = images.files.spool().remove(file).await;
+    if let Err(error) = removed.and(images.files.remove(file).await) {
         tracing::warn!(%file, error = %error.chain(), "an upload's file could not be removed; it will be tried again");
     }
 }

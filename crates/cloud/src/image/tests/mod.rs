@@ -1,5 +1,8 @@
 //! The operations on images, through the core, on a store and a folder of their own.
 
+mod incoming;
+mod sharing;
+
 use std::{path::PathBuf, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
@@ -18,7 +21,13 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::{CloudCore, Identify, core::BoxFuture, idempotency::Idempotency, identity::kinds::Project};
+use crate::{
+    CloudCore, Identify,
+    core::BoxFuture,
+    idempotency::Idempotency,
+    identity::kinds::Project,
+    journal::{StoreJournal, WorkflowRun},
+};
 
 struct Nobody;
 
@@ -42,18 +51,27 @@ impl Bench {
     }
 
     async fn open(data: TempDir, limits: Limits) -> Self {
-        let kinds = kinds(Kinds::new().with::<Idempotency>().with::<Project>());
+        Self::with(data, |settings| settings.limits = limits).await
+    }
+
+    async fn with(data: TempDir, adjust: impl FnOnce(&mut Settings)) -> Self {
+        let kinds = kinds(Kinds::new().with::<Idempotency>().with::<Project>().with::<WorkflowRun>());
         let store = Store::open(Sqlite::open(data.path().join("db")).await.unwrap(), kinds).await.unwrap();
+        let engine = Engine::new(StoreJournal::new(store.clone()), nephos_workflow::Config::default());
         let mut handlers = Handlers::new();
+        let mut settings = Settings::new(data.path().join("image-keys"));
+        adjust(&mut settings);
         let files = Arc::new(Folder::open(data.path().join("images")).unwrap());
-        let images = Images::register_with(&mut handlers, &store, files, limits).await.unwrap();
+        let images = Images::register_with(&mut handlers, &store, &engine, files, true, settings).await.unwrap();
         let cloud = Cloud::new(Arc::new(CloudCore::new(store.clone(), Arc::new(Nobody), Policy::default(), handlers)));
+        engine.recover().await.unwrap();
         Self { data, store, images, cloud }
     }
 
     /// Ends as a crash would, as far as files and database can tell, and starts again.
     async fn restart(self) -> Self {
         let Self { data, store, images, cloud } = self;
+        images.engine.stop().await;
         drop((images, cloud));
         store.close().await.unwrap();
         Self::open(data, Limits::default()).await
@@ -93,7 +111,13 @@ impl Bench {
 
     /// The images' files, finished or not.
     fn files(&self) -> Vec<PathBuf> {
-        std::fs::read_dir(self.data.path().join("images")).unwrap().map(|entry| entry.unwrap().path()).collect()
+        let images = self.data.path().join("images");
+        [images.clone(), images.join("incoming")]
+            .iter()
+            .flat_map(|folder| std::fs::read_dir(folder).unwrap())
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.is_file())
+            .collect()
     }
 
     async fn create(&self, input: Value) -> nephos_ops::image::Image {
@@ -315,9 +339,8 @@ async fn a_restart_brings_records_and_files_into_agreement() {
     let edit = record.edit().modify(|image| image.upload = Some(file.clone()));
     bench.store.commit(Transaction::new(nephos_store::Author::new("test")).save(edit)).await.unwrap();
     let folder = bench.data.path().join("images");
-    for name in
-        [".upload-abc".to_owned(), file.to_string(), files::FileName::new(kept.id).to_string(), "other.txt".to_owned()]
-    {
+    std::fs::write(folder.join("incoming/.upload-abc"), "x").unwrap();
+    for name in [file.to_string(), files::FileName::new(kept.id).to_string(), "other.txt".to_owned()] {
         std::fs::write(folder.join(name), "x").unwrap();
     }
     // While the process lives, an upload's file is its own.
@@ -382,7 +405,9 @@ async fn who_sees_and_changes_what() {
         names
     };
     assert_eq!(names(bench.member(), json!({})).await, ["community", "mine", "public", "shared"]);
-    assert_eq!(names(bench.by(2, "reader"), json!({})).await, ["mine", "public", "shared"]);
+    // What others share is listed once it is accepted.
+    assert_eq!(names(bench.by(2, "reader"), json!({})).await, ["mine", "public"]);
+    assert_eq!(names(bench.by(2, "reader"), json!({ "member_status": "pending" })).await, ["shared"]);
     assert_eq!(names(bench.by(3, "reader"), json!({})).await, ["public"]);
     assert_eq!(names(bench.by(3, "reader"), json!({ "all_projects": true })).await, ["public"]);
     assert_eq!(names(bench.by(3, "reader"), json!({ "visibility": "community" })).await, ["community"]);
