@@ -121,11 +121,8 @@ fn describe(bytes: &[u8], capacity: u64) -> Result<()> {
         let (key, value) = line.split_once('=').map_or((line, ""), |(key, value)| (key.trim(), value.trim()));
         let value = value.trim_matches('"');
         match key.to_ascii_lowercase().as_str() {
-            "createtype" => {
-                if kind.replace(value.to_owned()).is_some() {
-                    return Err(refused("its descriptor says twice what it is"));
-                }
-            }
+            "createtype" if kind.is_some() => return Err(refused("its descriptor says twice what it is")),
+            "createtype" => kind = Some(value.to_owned()),
             "parentcid" if !value.eq_ignore_ascii_case("ffffffff") => return Err(refused("it has a parent")),
             "parentfilenamehint" => return Err(refused("it names a parent file")),
             "changetrackpath" => return Err(refused("it names another file, for tracking changes")),
