@@ -63,50 +63,52 @@ impl Streams {
     }
 
     async fn serve(&self, request: StreamRequest) -> Result<()> {
+        let client = request.at.as_deref().map_or_else(|| self.client.clone(), |at| self.client.to(at));
+        let waiting = Waiting { stream: request.id, client };
         let Ok(_slot) = self.open.clone().try_acquire_owned() else {
             let busy = Error::new(ErrorKind::Unavailable, "too_many_streams", "The node has too many streams open")
                 .detail(format!("at most {MOST}"));
-            return self.client.refuse_stream(request.id, &busy).await;
+            return waiting.refuse(&busy).await;
         };
         let opened = match request.purpose {
-            StreamPurpose::Console { server } => self.console(request.id, server).await,
-            StreamPurpose::Display { server } => self.display(request.id, server).await,
+            StreamPurpose::Console { server } => self.console(&waiting, server).await,
+            StreamPurpose::Display { server } => self.display(&waiting, server).await,
             StreamPurpose::ConsoleLog { server, max } => {
                 let max = usize::try_from(max.min(LONGEST_LOG)).unwrap_or(usize::MAX);
                 let log = async { self.servers.driver_of(server)?.console_log(server, max).await };
-                self.send(request.id, log.await).await
+                self.send(&waiting, log.await).await
             }
             StreamPurpose::Screenshot { server } => {
                 let picture = async { self.servers.driver_of(server)?.screenshot(server).await };
-                self.send(request.id, picture.await).await
+                self.send(&waiting, picture.await).await
             }
-            StreamPurpose::Ask { server } => self.ask(request.id, server).await,
+            StreamPurpose::Ask { server } => self.ask(&waiting, server).await,
         };
         match opened {
             Ok(()) => Ok(()),
-            Err(Ended::Refused(error)) => self.client.refuse_stream(request.id, &error).await,
+            Err(Ended::Refused(error)) => waiting.refuse(&error).await,
             Err(Ended::Broken(error)) => Err(error),
         }
     }
 
-    async fn console(&self, stream: StreamId, server: ServerId) -> Result<(), Ended> {
+    async fn console(&self, waiting: &Waiting, server: ServerId) -> Result<(), Ended> {
         let driver = self.servers.driver_of(server).map_err(Ended::Refused)?;
         let console = driver.console(server).await.map_err(Ended::Refused)?;
-        join(console, self.dial(stream).await?).await;
+        join(console, waiting.dial().await?).await;
         Ok(())
     }
 
-    async fn display(&self, stream: StreamId, server: ServerId) -> Result<(), Ended> {
+    async fn display(&self, waiting: &Waiting, server: ServerId) -> Result<(), Ended> {
         let driver = self.servers.driver_of(server).map_err(Ended::Refused)?;
         let display = driver.display(server).await.map_err(Ended::Refused)?;
-        join(display, self.dial(stream).await?).await;
+        join(display, waiting.dial().await?).await;
         Ok(())
     }
 
     /// Sends bytes, or says why there are none.
-    async fn send(&self, stream: StreamId, bytes: Result<Vec<u8>>) -> Result<(), Ended> {
+    async fn send(&self, waiting: &Waiting, bytes: Result<Vec<u8>>) -> Result<(), Ended> {
         let bytes = bytes.map_err(Ended::Refused)?;
-        let mut far = self.dial(stream).await?;
+        let mut far = waiting.dial().await?;
         let sent = async {
             far.write_all(&bytes).await?;
             far.shutdown().await
@@ -115,9 +117,9 @@ impl Streams {
     }
 
     /// Receives a question, asks the guest, sends the answer.
-    async fn ask(&self, stream: StreamId, server: ServerId) -> Result<(), Ended> {
+    async fn ask(&self, waiting: &Waiting, server: ServerId) -> Result<(), Ended> {
         let driver = self.servers.driver_of(server).map_err(Ended::Refused)?;
-        let mut far = self.dial(stream).await?;
+        let mut far = waiting.dial().await?;
         let question = tokio::time::timeout(QUESTION_WITHIN, frame::read::<Question>(&mut far)).await;
         let question = question.map_err(|_| Ended::Broken(silent("the control plane sent no question")))?;
         let question = question.map_err(Ended::Broken)?;
@@ -130,9 +132,21 @@ impl Streams {
         frame::write(&mut far, &answer).await.map_err(Ended::Broken)?;
         far.shutdown().await.map_err(|error| Ended::Broken(Error::internal("A stream broke off", error)))
     }
+}
 
-    async fn dial(&self, stream: StreamId) -> Result<Box<dyn Duplex>, Ended> {
-        self.client.open_stream(stream).await.map_err(Ended::Broken)
+/// Who waits for a stream, and where.
+struct Waiting {
+    stream: StreamId,
+    client: Client,
+}
+
+impl Waiting {
+    async fn dial(&self) -> Result<Box<dyn Duplex>, Ended> {
+        self.client.open_stream(self.stream).await.map_err(Ended::Broken)
+    }
+
+    async fn refuse(&self, error: &Error) -> Result<()> {
+        self.client.refuse_stream(self.stream, error).await
     }
 }
 

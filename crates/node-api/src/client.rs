@@ -60,6 +60,12 @@ const ERROR_BODY: usize = 256 << 10;
 pub trait Connector: Send + Sync + 'static {
     /// Dials.
     fn connect(&self) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Duplex>>> + Send + '_>>;
+
+    /// How another process of the control plane is reached, at `HOST:PORT`; `None` if there can be none.
+    fn to(&self, address: &str) -> Option<Arc<dyn Connector>> {
+        let _ = address;
+        None
+    }
 }
 
 /// Over TCP and TLS, to one of several processes of the control plane: the one that was reached last, as long as it can
@@ -96,6 +102,11 @@ impl Tls {
 }
 
 impl Connector for Tls {
+    fn to(&self, address: &str) -> Option<Arc<dyn Connector>> {
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner).clone();
+        Some(Arc::new(Self::new(address.to_owned(), config)))
+    }
+
     fn connect(&self) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Duplex>>> + Send + '_>> {
         Box::pin(async move {
             let first = self.current.load(Ordering::Relaxed);
@@ -173,6 +184,12 @@ impl Client {
             .pool_max_idle_per_host(2)
             .http1_max_buf_size(64 << 10)
             .build(dial)
+    }
+
+    /// The same for another process of the control plane, at `HOST:PORT`; this one if there can be no other.
+    #[must_use]
+    pub fn to(&self, address: &str) -> Self {
+        self.dial.0.to(address).map_or_else(|| self.clone(), Self::new)
     }
 
     /// Forgets the connections that are open, so that the next call dials anew, e.g. with a renewed certificate.

@@ -287,6 +287,9 @@ pub struct StreamRequest {
     pub id: StreamId,
     /// What for.
     pub purpose: StreamPurpose,
+    /// Where somebody waits for it, `HOST:PORT`, if not where the node calls anyway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
 }
 
 /// What a server is, as its node sees it.

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nephos_store::{Author, Bound, Draft, Kind, Kinds, Query, Record, Sqlite, Store, Transaction};
+use nephos_store::{Author, Bound, Draft, Kind, Kinds, Postgres, Query, Record, Sqlite, Store, Transaction};
 use nephos_types::{Id, Labels, NodeId, ProjectId, Result, ServerId};
 use serde::{Deserialize, Serialize};
 
@@ -157,20 +157,7 @@ async fn main() -> Result<()> {
     say("durable commits a second, 1 committer", format!("{alone:.0}"));
     say("  median", format!("{median_alone:.2?}"));
 
-    let step = |task: u64, round: u64| {
-        let store = store.clone();
-        async move {
-            // As a workflow's step: a record of its own, read and written again.
-            let own = id::<ServerId>(2_000_000 + task);
-            let transaction = match store.get::<Server>(own) {
-                None => transaction().create(draft(2_000_000 + task)),
-                Some(record) => {
-                    transaction().save(record.edit().modify(|body| body.vcpus = u32::try_from(round).unwrap_or(0)))
-                }
-            };
-            store.commit(transaction.add("steps", 1, Bound::Any)).await.map(drop).map_err(Into::into)
-        }
-    };
+    let step = |task: u64, round: u64| step(store.clone(), task, round);
     let (together, median_together) = rate(COMMITTERS, step).await;
     say("durable commits a second, 64 committers", format!("{together:.0}"));
     say("  median", format!("{median_together:.2?}"));
@@ -206,5 +193,72 @@ async fn main() -> Result<()> {
     let store = Store::open(Sqlite::open(&path).await?, kinds()).await?;
     say("open with 100,000 records", format!("{:.2?}", start.elapsed()));
     say("  records", store.count::<Server>(&Query::all()));
+    store.close().await?;
+    if nephos_testkit_postgres::installed() {
+        println!("\nthe same on PostgreSQL, on this machine");
+        return postgres().await;
+    }
+    Ok(())
+}
+
+/// A workflow's step: a record of its own, read and written again.
+async fn step(store: Store, task: u64, round: u64) -> Result<()> {
+    let own = id::<ServerId>(2_000_000 + task);
+    let transaction = match store.get::<Server>(own) {
+        None => transaction().create(draft(2_000_000 + task)),
+        Some(record) => transaction().save(record.edit().modify(|body| body.vcpus = u32::try_from(round).unwrap_or(0))),
+    };
+    store.commit(transaction.add("steps", 1, Bound::Any)).await.map(drop).map_err(Into::into)
+}
+
+async fn postgres() -> Result<()> {
+    let server = nephos_testkit_postgres::Server::start();
+    let url = server.database();
+    let open = async || Store::open(Postgres::open(&url).await?, Kinds::new().with::<Server>()).await;
+    let stores = [open().await?, open().await?, open().await?];
+
+    let start = Instant::now();
+    for first in (0..RECORDS).step_by(1000) {
+        let batch = (first..first + 1000).fold(transaction(), |all, n| all.create(draft(n)));
+        stores[0].commit(batch).await?;
+    }
+    say("records created a second, 1,000 a transaction", format!("{:.0}", 100_000.0 / start.elapsed().as_secs_f64()));
+    for store in &stores {
+        store.catch_up().await?;
+    }
+    let (alone, median) = rate(1, |task, round| step(stores[0].clone(), task, round)).await;
+    say("durable commits a second, 1 committer", format!("{alone:.0}"));
+    say("  median", format!("{median:.2?}"));
+    let (together, median) = rate(COMMITTERS, |task, round| step(stores[0].clone(), task, round)).await;
+    say("durable commits a second, 64 committers", format!("{together:.0}"));
+    say("  median", format!("{median:.2?}"));
+    let spread = |task: u64, round| step(stores[task as usize % stores.len()].clone(), task, round);
+    let (together, median) = rate(COMMITTERS, spread).await;
+    say("durable commits a second, 64 committers in 3 processes", format!("{together:.0}"));
+    say("  median", format!("{median:.2?}"));
+    let (asked, median) = rate(16, |_, _| {
+        let store = stores[1].clone();
+        async move { store.catch_up().await }
+    })
+    .await;
+    say("times a second that 16 callers see all that was acknowledged", format!("{asked:.0}"));
+    say("  median", format!("{median:.2?}"));
+
+    let mut delays = vec![];
+    for n in 0..200 {
+        let mut watch = stores[1].watch(None);
+        stores[0].commit(transaction().create(draft(3_000_000 + n))).await?;
+        let begin = Instant::now();
+        let _ = watch.next().await;
+        delays.push(begin.elapsed());
+    }
+    delays.sort();
+    say("from the answer in one process to the watch in another, median", format!("{:.2?}", delays[delays.len() / 2]));
+    for store in &stores {
+        store.close().await?;
+    }
+    let start = Instant::now();
+    let store = open().await?;
+    say("open with 100,000 records", format!("{:.2?}", start.elapsed()));
     store.close().await
 }

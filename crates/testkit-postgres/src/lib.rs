@@ -256,8 +256,18 @@ fn command(program: &Path) -> Command {
     command
 }
 
-/// The folder of the newest installed version.
+/// Whether PostgreSQL is installed.
+#[must_use]
+pub fn installed() -> bool {
+    found().is_some()
+}
+
 fn binaries() -> PathBuf {
+    found().expect("PostgreSQL is installed: on Debian, install the package `postgresql`")
+}
+
+/// The folder of the newest installed version.
+fn found() -> Option<PathBuf> {
     let mut versions: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -266,12 +276,11 @@ fn binaries() -> PathBuf {
         .filter(|(_, folder): &(u32, PathBuf)| folder.join("initdb").exists())
         .collect();
     versions.sort();
-    if let Some((_, folder)) = versions.pop() {
-        return folder;
-    }
-    std::env::var_os("PATH")
-        .and_then(|path| std::env::split_paths(&path).find(|folder| folder.join("initdb").exists()))
-        .expect("PostgreSQL is installed: on Debian, install the package `postgresql`")
+    let newest = versions.pop().map(|(_, folder)| folder);
+    newest.or_else(|| {
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path).find(|folder| folder.join("initdb").exists())
+    })
 }
 
 #[allow(clippy::disallowed_methods, reason = "a helper of tests that waits for another process")]

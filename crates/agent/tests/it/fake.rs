@@ -73,7 +73,7 @@ impl Fake {
 
     pub(crate) fn request(&self, purpose: StreamPurpose) -> StreamId {
         let id = StreamId::new();
-        self.want(|state| state.streams.push(StreamRequest { id, purpose }));
+        self.want(|state| state.streams.push(StreamRequest { id, purpose, at: None }));
         id
     }
 

@@ -8,15 +8,22 @@ use super::Peers;
 use crate::{
     compute::{Compute, server::Server, server::workflows::signal},
     journal::{self, WorkflowRun, open_runs},
-    node::Node,
+    node::{Node, StreamWish},
     workflow::StoredSchedule,
 };
 
 /// Follows the others until the store is closed. Lives no longer than the family that it wakes.
 pub(crate) fn follow(compute: &Arc<Compute>, peers: &Arc<Peers>) {
     let store = compute.store.clone();
-    let watch =
-        move || store.watch(None).kind::<WorkflowRun>().kind::<Server>().kind::<StoredSchedule>().kind::<Node>();
+    let watch = move || {
+        store
+            .watch(None)
+            .kind::<WorkflowRun>()
+            .kind::<Server>()
+            .kind::<StoredSchedule>()
+            .kind::<Node>()
+            .kind::<StreamWish>()
+    };
     let mut changes = watch();
     let follower = Arc::downgrade(compute);
     tokio::spawn(async move {
@@ -58,6 +65,8 @@ async fn tell(compute: &Compute, change: &Change) {
         compute.engine.schedules_changed();
     } else if let Some(node) = change.id::<Node>() {
         compute.nodes.noticed(node);
+    } else if let Some(wish) = change.after::<StreamWish>() {
+        compute.nodes.wake(wish.body.node);
     }
 }
 

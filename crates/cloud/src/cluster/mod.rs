@@ -107,6 +107,12 @@ impl Peers {
         &self.name
     }
 
+    /// Where agents reach this process.
+    #[must_use]
+    pub fn node_address(&self) -> &str {
+        &self.node_address
+    }
+
     /// Where agents reach this process and the others that are at work, this one first.
     #[must_use]
     pub fn node_addresses(&self) -> Vec<String> {

@@ -75,7 +75,8 @@ impl ControlPlane for Nodes {
                 }
             }
             self.record(node)?;
-            let streams = live.state().streams.iter().map(|pending| pending.request.clone()).collect();
+            let mut streams: Vec<_> = live.state().streams.iter().map(|pending| pending.request.clone()).collect();
+            streams.extend(self.wishes(node));
             Ok(Desired { revision, servers: workload.desired(node), streams })
         })
     }

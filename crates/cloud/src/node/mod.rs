@@ -15,6 +15,7 @@ mod handlers;
 mod live;
 mod record;
 mod streams;
+mod wish;
 
 use std::{
     collections::HashMap,
@@ -34,6 +35,7 @@ use nephos_types::{Error, ImageId, Name, NodeId, Result, Timestamp};
 use nephos_workflow::Holders;
 
 pub use record::{JoinToken, Node, Reachable};
+pub(crate) use wish::StreamWish;
 
 use self::{live::Live, record::NodeRecord};
 use crate::{CLOUD, cluster::Peers, compute::placement::Amounts, name_claim};
@@ -41,7 +43,7 @@ use crate::{CLOUD, cluster::Peers, compute::placement::Amounts, name_claim};
 /// The kinds that the store is opened with for this family.
 #[must_use]
 pub fn kinds(kinds: Kinds) -> Kinds {
-    kinds.with::<Node>().with::<JoinToken>()
+    kinds.with::<Node>().with::<JoinToken>().with::<StreamWish>()
 }
 
 /// What nodes run.

@@ -44,15 +44,6 @@ impl Nodes {
                 .detail(format!("node {}", summary.name))
                 .next("look at the node", Some(format!("nephos node show {}", summary.name))));
         }
-        if self.store.get::<Node>(node).is_some_and(|record| self.is_heard_elsewhere(&record.body)) {
-            return Err(Error::new(
-                ErrorKind::Unavailable,
-                "node_heard_elsewhere",
-                "Another controller hears the node",
-            )
-            .detail(format!("node {}", summary.name))
-            .next("ask that controller, or try again", None));
-        }
         let live = self.live(node)?;
         let (taker, taken) = oneshot::channel();
         let id = StreamId::new();
@@ -66,12 +57,21 @@ impl Nodes {
                 )
                 .next("try again in a moment", None));
             }
-            state.streams.push(Pending { request: StreamRequest { id, purpose }, taker });
+            state.streams.push(Pending { request: StreamRequest { id, purpose: purpose.clone(), at: None }, taker });
         }
         let waiting = Waiting { live: live.clone(), id };
         live.change();
+        let elsewhere = self.store.get::<Node>(node).filter(|record| self.is_heard_elsewhere(&record.body));
+        let wished = match (&self.settings.peers, elsewhere) {
+            (Some(peers), Some(_)) => {
+                let at = Some(peers.node_address().to_owned());
+                Some(self.wish(node, StreamRequest { id, purpose, at }).await?)
+            }
+            _ => None,
+        };
         let answer = tokio::time::timeout(DIAL_WITHIN, taken).await;
         drop(waiting);
+        drop(wished);
         match answer {
             Ok(Ok(stream)) => stream,
             Ok(Err(_)) => Err(Error::bug("a stream was given up by whoever should have answered")),

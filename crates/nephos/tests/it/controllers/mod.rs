@@ -4,15 +4,18 @@ mod ledger;
 mod plane;
 
 use nephos_ops::{
-    compute::{ListServers, ServerState, ShowQuota},
+    compute::{ListServers, OpenConsole, ServerState, ShowQuota},
     node::{ListNodes, NodeState},
     workflow::{CancelWorkflow, ShowWorkflow, WorkflowState},
 };
 use nephos_testkit::{CloudProcess, Settings, until};
 
+use tokio::io::AsyncWriteExt;
+
 use self::plane::{Plane, free_port};
 use crate::{
     NEPHOS,
+    guest::read_until,
     help::{blank_image, create_server, delete_server, ended, server, succeeded},
 };
 
@@ -32,6 +35,13 @@ async fn three_controllers_are_one_cloud() {
     for client in &clients {
         assert_eq!(client.call(ListServers::default()).await.unwrap().items.len(), 6);
         assert_eq!(client.call(ShowQuota::default()).await.unwrap().servers.used, 6);
+    }
+
+    // A console is reached through each controller, wherever the node calls.
+    for client in &clients {
+        let mut console = client.tunnel(OpenConsole { server: "a".parse().unwrap() }).await.unwrap().0;
+        console.write_all(b"\r").await.unwrap();
+        read_until(&mut console, "login:").await;
     }
 
     // A workflow that waits, because no node answers, is cancelled through another controller.
