@@ -187,7 +187,7 @@ fn not_run(log: &Path, status: ExitStatus) -> Option<String> {
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let told = |line: &&str| !line.trim().is_empty() && !line.contains("level=warning");
-    let words = text.lines().filter(told).last()?;
+    let words = text.lines().rfind(told)?;
     Some(words.chars().take(2000).collect())
 }
 

@@ -20,6 +20,7 @@ use nix::{
     ifaddrs::getifaddrs,
     libc,
     sched::{CloneFlags, setns},
+    sys::socket::LinkAddr,
     unistd::{setgid, setgroups, setuid},
 };
 
@@ -161,7 +162,7 @@ fn interfaces() -> Vec<GuestInterface> {
             if interface.addresses.len() < MAX_INTERFACES {
                 interface.addresses.push(ip);
             }
-        } else if let Some(mac) = address.as_link_addr().and_then(|link| link.addr()) {
+        } else if let Some(mac) = address.as_link_addr().and_then(LinkAddr::addr) {
             interface.mac = Some(mac.map(|byte| format!("{byte:02x}")).join(":"));
         }
     }
