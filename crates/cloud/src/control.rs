@@ -152,7 +152,7 @@ impl Control {
         let workload: Arc<dyn Workload> = compute.clone();
         nodes.attach(&workload, Arc::new(NodeImages(images)));
         let workflows = Workflows::register(&mut handlers, &store, &engine, &authority)?;
-        System::register(&mut handlers, &store, data);
+        System::register(&mut handlers, &store, data, &folder);
         let missing = handlers.missing();
         if !missing.is_empty() {
             return Err(Error::bug("operations without a handler").detail(missing.join(", ")));

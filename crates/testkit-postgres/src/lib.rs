@@ -5,6 +5,7 @@
 //! ends it, and then stops the server and removes its folder.
 
 use std::{
+    net::TcpListener,
     os::unix::{
         fs::{PermissionsExt, chown},
         process::CommandExt,
@@ -66,9 +67,23 @@ impl Server {
         Self::start_with(&[])
     }
 
+    /// One that also listens on a port of the loopback and can encrypt there, with this certificate and key in PEM.
+    #[must_use]
+    pub fn start_encrypted(certificate: &str, key: &str) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+        let port = format!("port={}", free.port());
+        let files = [("ssl_cert_file", "server.pem", certificate), ("ssl_key_file", "server.key", key)];
+        Self::start_in(&["ssl=on", "listen_addresses=127.0.0.1", &port], &files)
+    }
+
     /// The same with more settings, each as `name=value`.
     #[must_use]
     pub fn start_with(settings: &[&str]) -> Self {
+        Self::start_in(settings, &[])
+    }
+
+    /// `files`: which setting names the file, its name, and what it holds.
+    fn start_in(settings: &[&str], files: &[(&str, &str, &str)]) -> Self {
         let binaries = binaries();
         let folder = tempfile::Builder::new().prefix("nephos-pg-").tempdir().expect("a temporary folder").keep();
         let guard = guard(&folder);
@@ -76,6 +91,16 @@ impl Server {
             chown(&folder, Some(user), Some(group)).expect("the folder is given to an unprivileged user");
         }
         std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)).expect("permissions");
+        let mut settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
+        for (setting, name, content) in files {
+            let path = folder.join(name);
+            std::fs::write(&path, content).expect("a file is written");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("permissions");
+            if let Some((user, group)) = unprivileged() {
+                chown(&path, Some(user), Some(group)).expect("the file is given to an unprivileged user");
+            }
+            settings.push(format!("{setting}={}", path.display()));
+        }
         let data = folder.join("data");
         let output = command(&binaries.join("initdb"))
             .args(["--no-sync", "--no-instructions", "--auth=trust", "--encoding=UTF8", "--locale=C"])
@@ -84,14 +109,8 @@ impl Server {
             .output()
             .expect("initdb runs");
         assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
-        let server = Self {
-            folder,
-            binaries,
-            postmaster: Mutex::new(None),
-            databases: AtomicU32::new(0),
-            settings: settings.iter().map(ToString::to_string).collect(),
-            guard,
-        };
+        let server =
+            Self { folder, binaries, postmaster: Mutex::new(None), databases: AtomicU32::new(0), settings, guard };
         server.run();
         server
     }
@@ -166,7 +185,17 @@ impl Server {
     #[must_use]
     pub fn url(&self, name: &str) -> String {
         let folder = self.folder.display().to_string().replace('/', "%2F");
-        format!("postgres://{OWNER}@{folder}/{name}")
+        format!("postgres://{OWNER}@{folder}:{}/{name}", self.port())
+    }
+
+    /// The URL of a database with this name by way of the loopback.
+    #[must_use]
+    pub fn url_by_port(&self, name: &str) -> String {
+        format!("postgres://{OWNER}@127.0.0.1:{}/{name}", self.port())
+    }
+
+    fn port(&self) -> &str {
+        self.settings.iter().find_map(|setting| setting.strip_prefix("port=")).unwrap_or("5432")
     }
 
     /// Runs statements in a database and answers what they print.
@@ -194,7 +223,7 @@ impl Server {
             .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"])
             .args(["--username", OWNER, "--dbname", database, "--host"])
             .arg(&self.folder)
-            .args(["--command", sql])
+            .args(["--port", self.port(), "--command", sql])
             .output()
             .expect("psql runs")
     }

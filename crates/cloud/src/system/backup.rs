@@ -70,18 +70,23 @@ impl io::Write for Outlet {
 }
 
 pub(super) async fn back_up(system: Arc<System>, _: Session, input: BackUp) -> Result<Download> {
-    let scratch = tempfile::Builder::new()
-        .prefix(".backup-")
-        .tempdir_in(&system.data)
-        .map_err(|error| Error::internal("the data folder has no room for a copy of the database", error))?;
+    let folder = |within: &Path| {
+        tempfile::Builder::new()
+            .prefix(".backup-")
+            .tempdir_in(within)
+            .map_err(|error| Error::internal("the data folder has no room for a copy of the database", error))
+    };
+    let scratch = folder(&system.data)?;
     let copy = scratch.path().join(DATABASE);
-    let held = scratch.path().join(IMAGES);
+    // Links do not lead to another file system, on which images may be.
+    let links = folder(&system.images)?;
+    let held = links.path().to_owned();
     if !input.without_images {
-        hold_images(&system.data, &held).await?;
+        hold_images(&system.images, &held).await?;
     }
     system.store.backup(&copy).await?;
     if !input.without_images {
-        hold_images(&system.data, &held).await?;
+        hold_images(&system.images, &held).await?;
     }
     let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
     let data = system.data.clone();
@@ -92,7 +97,7 @@ pub(super) async fn back_up(system: Arc<System>, _: Session, input: BackUp) -> R
             tracing::warn!(error = %error, "a backup was not completed");
             let _ = failed.blocking_send(Err(error));
         }
-        drop(scratch);
+        drop((scratch, links));
     });
     let body =
         stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|chunk| (chunk, receiver)) });
@@ -100,10 +105,9 @@ pub(super) async fn back_up(system: Arc<System>, _: Session, input: BackUp) -> R
 }
 
 /// Links all images that are complete into a folder, besides those that are there already.
-async fn hold_images(data: &Path, held: &Path) -> Result<()> {
-    let (images, held) = (data.join(IMAGES), held.to_owned());
+async fn hold_images(images: &Path, held: &Path) -> Result<()> {
+    let (images, held) = (images.to_owned(), held.to_owned());
     let linking = move || {
-        fs::create_dir_all(&held)?;
         for (name, path) in files_of(&images)? {
             match fs::hard_link(path, held.join(name)) {
                 // Held already, or deleted since it was listed.

@@ -218,6 +218,42 @@ async fn what_cannot_be_reached_is_said() {
     assert!(!error.chain().contains("secret") && !error.next.is_empty());
 }
 
+/// The connection is encrypted, and only with the server that the authority vouches for.
+#[tokio::test]
+async fn the_server_must_prove_who_it_is() {
+    let signed = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (right, wrong) = (file("right.pem", signed.cert.pem()), file("wrong.pem", other.cert.pem()));
+    let encrypting =
+        nephos_testkit_postgres::Server::start_encrypted(&signed.cert.pem(), &signed.signing_key.serialize_pem());
+    let name = encrypting.database().rsplit('/').next().unwrap().to_owned();
+    let url = encrypting.url_by_port(&name);
+    let encrypted = || {
+        let sql =
+            "SELECT DISTINCT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'nephos'";
+        encrypting.query(&name, sql)
+    };
+    let refused = Postgres::open(&format!("{url}?sslmode=verify-full&sslrootcert={wrong}")).await.err().unwrap();
+    assert_eq!(refused.kind, ErrorKind::Unavailable, "{refused:?}");
+    let by_name = url.replace("127.0.0.1", "localhost");
+    let refused = Postgres::open(&format!("{by_name}?sslmode=require&sslrootcert={right}")).await.err().unwrap();
+    assert_eq!(refused.kind, ErrorKind::Unavailable, "{refused:?}");
+
+    let store = open(&format!("{url}?sslmode=require&sslrootcert={right}")).await;
+    store.commit(tx().create(server(1, 0))).await.unwrap();
+    assert_eq!(encrypted(), "t");
+    store.close().await.unwrap();
+    let store = open(&url).await;
+    assert!(store.get::<Server>(id(1)).is_some());
+    store.close().await.unwrap();
+}
+
 /// A server that settles for less than the disk is told otherwise.
 #[tokio::test]
 async fn commits_are_on_disk_whatever_the_server_was_set_to() {
