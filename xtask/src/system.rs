@@ -14,6 +14,7 @@ const FOR_RUNNING: &[Need] = &[
     ("/usr/share/seabios/bios-256k.bin", "seabios"),
     ("/usr/bin/crun", "crun"),
     ("/usr/sbin/mkfs.ext4", "e2fsprogs"),
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"),
 ];
 
 /// What the tests need besides.

@@ -1,6 +1,7 @@
 //! From what a guest should be to QEMU's arguments. Pure.
 //!
-//! Invariant: no text that a caller controls reaches QEMU's option parser. Files are named by constants relative to the
+//! Invariant: no text that a caller controls reaches QEMU's option parser. The arguments of a Linux kernel are one
+//! argument of QEMU, which takes it as it is. Files are named by constants relative to the
 //! guest's run folder or are passed as open descriptors; numbers are numbers; addresses were checked when the guest was
 //! defined. Structured values go as JSON, where commas mean nothing.
 
@@ -10,7 +11,9 @@ use nephos_driver::{Accelerator, DiskFormat, GuestSpec, Interface, Protocol};
 use nephos_types::{MIB, ServerId};
 use serde_json::{Value, json};
 
-use crate::folder::{AGENT_SOCKET, CONSOLE_LOG, CONSOLE_SOCKET, COPY_SOCKET, DISPLAY_SOCKET, QMP_SOCKET, disk_file};
+use crate::folder::{
+    AGENT_SOCKET, CONSOLE_LOG, CONSOLE_SOCKET, COPY_SOCKET, DISPLAY_SOCKET, QMP_SOCKET, RESCUE, VARIABLES, disk_file,
+};
 
 /// The block node of the root disk, for QMP.
 pub(crate) const DISK_NODE: &str = "disk0";
@@ -40,12 +43,28 @@ pub(crate) struct Launch<'a> {
     pub(crate) accelerator: &'a Accelerator,
     /// Descriptor of the base image, inherited by QEMU.
     pub(crate) base: Option<(RawFd, DiskFormat)>,
+    /// Descriptor of the rescue image, inherited by QEMU.
+    pub(crate) rescue: Option<(RawFd, DiskFormat)>,
     /// Descriptor of the configuration drive, inherited by QEMU.
     pub(crate) config_drive: Option<RawFd>,
+    /// A kernel to be loaded directly.
+    pub(crate) kernel: Option<Kernel<'a>>,
+    /// Descriptor of the UEFI firmware, inherited by QEMU.
+    pub(crate) firmware: Option<RawFd>,
     /// Wait for `cont` before the first instruction.
     pub(crate) paused: bool,
     /// Wait for a saved memory.
     pub(crate) incoming: bool,
+}
+
+/// A Linux kernel.
+pub(crate) struct Kernel<'a> {
+    /// Its descriptor, inherited by QEMU.
+    pub(crate) kernel: RawFd,
+    /// Its first root file system's, likewise.
+    pub(crate) initrd: Option<RawFd>,
+    /// Its arguments.
+    pub(crate) arguments: &'a str,
 }
 
 /// The arguments, without the program's name.
@@ -56,7 +75,8 @@ pub(crate) fn arguments(launch: &Launch<'_>) -> Vec<String> {
     line.flag("-no-user-config");
     line.flag("-nodefaults");
     line.option("-display", "none");
-    line.option("-machine", launch.machine);
+    let flash = if launch.firmware.is_some() { ",pflash0=code0,pflash1=variables0" } else { "" };
+    line.option("-machine", &format!("{}{flash}", launch.machine));
     match launch.accelerator {
         Accelerator::Kvm => {
             line.option("-accel", "kvm");
@@ -89,7 +109,20 @@ pub(crate) fn arguments(launch: &Launch<'_>) -> Vec<String> {
             json!({ "driver": "pcie-root-port", "id": format!("spare{port}"), "chassis": number, "slot": number }),
         );
     }
-    disk(&mut line, launch);
+    if let Some(fd) = launch.firmware {
+        let file = inherited(&mut line, 4, fd);
+        line.blockdev(json!({ "node-name": "code0", "driver": "raw", "read-only": true, "file": file }));
+        let file = json!({ "driver": "file", "filename": VARIABLES });
+        line.blockdev(json!({ "node-name": "variables0", "driver": "raw", "file": file }));
+    }
+    if let Some(kernel) = &launch.kernel {
+        line.option("-kernel", &format!("/proc/self/fd/{}", kernel.kernel));
+        if let Some(initrd) = kernel.initrd {
+            line.option("-initrd", &format!("/proc/self/fd/{initrd}"));
+        }
+        line.option("-append", kernel.arguments);
+    }
+    disks(&mut line, launch);
     for (place, interface) in spec.interfaces.iter().enumerate() {
         network(&mut line, place, interface);
     }
@@ -113,7 +146,7 @@ pub(crate) fn disk_reader(id: ServerId, incarnation: u64, base: Option<(RawFd, D
     line.option("-machine", "none");
     line.option("-accel", "tcg,tb-size=1");
     line.option("-sandbox", SANDBOX);
-    let (mut disk, _) = root_disk(&mut line, incarnation, base);
+    let (mut disk, _) = Overlay::root(incarnation, base).node(&mut line);
     disk["read-only"] = true.into();
     line.blockdev(disk);
     line.option("-chardev", &socket("qmp0", COPY_SOCKET));
@@ -131,44 +164,84 @@ fn inherited(line: &mut Line, set: u8, fd: RawFd) -> Value {
     json!({ "driver": "file", "filename": format!("/dev/fdset/{set}") })
 }
 
-/// The block node of a root disk, and the file of the CD that it was made together with.
-fn root_disk(line: &mut Line, incarnation: u64, base: Option<(RawFd, DiskFormat)>) -> (Value, Option<Value>) {
-    let mut overlay = json!({
-        "node-name": DISK_NODE,
-        "driver": "qcow2",
-        "file": { "driver": "file", "filename": disk_file(incarnation), "aio": "threads" },
-        "discard": "unmap",
-        // Never what the overlay's own header names: QEMU opens what it is given and nothing else.
-        "backing": Value::Null,
-    });
-    let mut cd = None;
-    match base.map(|(fd, format)| (inherited(line, 1, fd), format)) {
-        Some((file, DiskFormat::Qcow2)) => {
-            overlay["backing"] = json!({ "driver": "qcow2", "read-only": true, "file": file, "backing": Value::Null });
-        }
-        Some((file, DiskFormat::Raw)) => {
-            overlay["backing"] = json!({ "driver": "raw", "read-only": true, "file": file });
-        }
-        Some((file, DiskFormat::Iso)) => cd = Some(file),
-        // Refused when the guest was defined.
-        Some((_, DiskFormat::Tar | DiskFormat::Oci)) | None => {}
-    }
-    (overlay, cd)
+/// A disk of the guest's own on an image, and how QEMU knows them.
+struct Overlay {
+    node: &'static str,
+    file: String,
+    image: Option<(RawFd, DiskFormat)>,
+    set: u8,
 }
 
-fn disk(line: &mut Line, launch: &Launch<'_>) {
-    let (root, cd) = root_disk(line, launch.spec.disk.incarnation, launch.base);
-    if let Some(file) = cd {
-        line.blockdev(json!({ "node-name": "cd0", "driver": "raw", "read-only": true, "file": file }));
-        line.device(json!({ "driver": "ide-cd", "drive": "cd0", "bootindex": 2 }));
+impl Overlay {
+    fn root(incarnation: u64, image: Option<(RawFd, DiskFormat)>) -> Self {
+        Self { node: DISK_NODE, file: disk_file(incarnation), image, set: 1 }
     }
-    line.blockdev(root);
-    line.device(json!({ "driver": "virtio-blk-pci", "drive": DISK_NODE, "bootindex": 1 }));
+
+    /// The block node of the disk. If the image is a CD, there is nothing of it in the disk, and its file is returned.
+    fn node(self, line: &mut Line) -> (Value, Option<Value>) {
+        let mut overlay = json!({
+            "node-name": self.node,
+            "driver": "qcow2",
+            "file": { "driver": "file", "filename": self.file, "aio": "threads" },
+            "discard": "unmap",
+            // Never what the overlay's own header names: QEMU opens what it is given and nothing else.
+            "backing": Value::Null,
+        });
+        let mut cd = None;
+        match self.image.map(|(fd, format)| (inherited(line, self.set, fd), format)) {
+            Some((file, DiskFormat::Qcow2)) => {
+                overlay["backing"] =
+                    json!({ "driver": "qcow2", "read-only": true, "file": file, "backing": Value::Null });
+            }
+            Some((file, DiskFormat::Raw)) => {
+                overlay["backing"] = json!({ "driver": "raw", "read-only": true, "file": file });
+            }
+            Some((file, DiskFormat::Iso)) => cd = Some(file),
+            // Refused when the guest was defined.
+            Some((_, DiskFormat::Tar | DiskFormat::Oci)) | None => {}
+        }
+        (overlay, cd)
+    }
+}
+
+fn disks(line: &mut Line, launch: &Launch<'_>) {
+    let mut place = 0;
+    let mut next_place = || {
+        place += 1;
+        place
+    };
+    if let Some(image) = launch.rescue {
+        let rescue = Overlay { node: "rescue0", file: RESCUE.to_owned(), image: Some(image), set: 3 };
+        match rescue.node(line) {
+            (_, Some(file)) => cd(line, "rescue0", file, next_place()),
+            (node, None) => virtio_disk(line, node, Some(next_place())),
+        }
+    }
+    let (root, file) = Overlay::root(launch.spec.disk.incarnation, launch.base).node(line);
+    virtio_disk(line, root, Some(next_place()));
+    if let Some(file) = file {
+        cd(line, "cd0", file, next_place());
+    }
     if let Some(fd) = launch.config_drive {
         let file = inherited(line, 2, fd);
-        line.blockdev(json!({ "node-name": "config0", "driver": "raw", "read-only": true, "file": file }));
-        line.device(json!({ "driver": "virtio-blk-pci", "drive": "config0" }));
+        let node = json!({ "node-name": "config0", "driver": "raw", "read-only": true, "file": file });
+        virtio_disk(line, node, None);
     }
+}
+
+/// A disk, with its place in the order in which the firmware tries them.
+fn virtio_disk(line: &mut Line, node: Value, place: Option<u8>) {
+    let mut device = json!({ "driver": "virtio-blk-pci", "drive": node["node-name"] });
+    if let Some(place) = place {
+        device["bootindex"] = place.into();
+    }
+    line.blockdev(node);
+    line.device(device);
+}
+
+fn cd(line: &mut Line, node: &str, file: Value, place: u8) {
+    line.blockdev(json!({ "node-name": node, "driver": "raw", "read-only": true, "file": file }));
+    line.device(json!({ "driver": "ide-cd", "drive": node, "bootindex": place }));
 }
 
 fn network(line: &mut Line, place: usize, interface: &Interface) {
@@ -251,16 +324,30 @@ mod tests {
         arguments(launch).join(" ").replace(" -", "\n-")
     }
 
+    /// A start with nothing special.
+    fn plain<'a>(spec: &'a GuestSpec, accelerator: &'a Accelerator) -> Launch<'a> {
+        Launch {
+            spec,
+            machine: MACHINE,
+            accelerator,
+            base: None,
+            rescue: None,
+            config_drive: None,
+            kernel: None,
+            firmware: None,
+            paused: false,
+            incoming: false,
+        }
+    }
+
     #[test]
     fn an_emulated_guest_on_a_base_image() {
+        let (spec, accelerator) = (spec(), emulated());
         let launch = Launch {
-            spec: &spec(),
-            machine: MACHINE,
-            accelerator: &emulated(),
             base: Some((7, DiskFormat::Qcow2)),
             config_drive: Some(8),
             paused: true,
-            incoming: false,
+            ..plain(&spec, &accelerator)
         };
         assert_eq!(shown(&launch), include_str!("snapshots/emulated.txt").trim_end());
     }
@@ -269,32 +356,60 @@ mod tests {
     fn a_guest_with_hardware_virtualisation_and_a_cd() {
         let spec = GuestSpec { interfaces: vec![], ..spec() };
         let launch = Launch {
-            spec: &spec,
             machine: "pc-q35-7.2",
-            accelerator: &Accelerator::Kvm,
             base: Some((7, DiskFormat::Iso)),
-            config_drive: None,
-            paused: false,
             incoming: true,
+            ..plain(&spec, &Accelerator::Kvm)
         };
         assert_eq!(shown(&launch), include_str!("snapshots/hardware.txt").trim_end());
+    }
+
+    #[test]
+    fn a_guest_in_rescue_with_uefi_and_a_kernel() {
+        let disk = Disk { incarnation: 5, ..spec().disk };
+        let spec = GuestSpec { interfaces: vec![], disk, ..spec() };
+        let accelerator = emulated();
+        let launch = Launch {
+            base: Some((7, DiskFormat::Raw)),
+            rescue: Some((9, DiskFormat::Qcow2)),
+            kernel: Some(Kernel { kernel: 10, initrd: Some(11), arguments: "quiet,file=/etc/passwd" }),
+            firmware: Some(12),
+            ..plain(&spec, &accelerator)
+        };
+        assert_eq!(shown(&launch), include_str!("snapshots/rescue.txt").trim_end());
     }
 
     proptest! {
         /// Whatever people write into a definition, QEMU reads the same options.
         #[test]
-        fn text_of_callers_does_not_reach_the_arguments(name in ".{1,40}", path in ".{1,40}", content in ".{0,80}") {
+        fn text_of_callers_does_not_reach_the_arguments(
+            name in ".{1,40}", path in ".{1,40}", content in ".{0,80}", kernel_arguments in ".{0,80}",
+        ) {
             let ordinary = GuestSpec { config_drive: vec![ConfigFile { path: "a".into(), content: "b".into() }], ..spec() };
             let mut hostile = ordinary.clone();
             hostile.name = name;
-            hostile.disk.base = Some((PathBuf::from(path), DiskFormat::Qcow2));
+            hostile.disk.base = Some((PathBuf::from(&path), DiskFormat::Qcow2));
+            hostile.rescue = Some((PathBuf::from(&path), DiskFormat::Qcow2));
+            hostile.boot = Boot::Kernel {
+                kernel: PathBuf::from(&path), initrd: Some(PathBuf::from(&path)), command_line: kernel_arguments.clone(),
+            };
             hostile.config_drive[0].content = content;
             let accelerator = emulated();
-            let of = |spec: &GuestSpec| {
-                let base = Some((7, DiskFormat::Qcow2));
-                arguments(&Launch { spec, machine: MACHINE, accelerator: &accelerator, base, config_drive: Some(8), paused: false, incoming: false })
+            let of = |spec: &GuestSpec, kernel_arguments: &str| {
+                arguments(&Launch {
+                    base: Some((7, DiskFormat::Qcow2)),
+                    rescue: Some((9, DiskFormat::Qcow2)),
+                    config_drive: Some(8),
+                    kernel: Some(Kernel { kernel: 10, initrd: Some(11), arguments: kernel_arguments }),
+                    firmware: Some(12),
+                    ..plain(spec, &accelerator)
+                })
             };
-            prop_assert_eq!(of(&hostile), of(&ordinary));
+            // All but the kernel's arguments, which are one argument as they are.
+            let mut line = of(&hostile, &kernel_arguments);
+            let place = line.iter().position(|argument| argument == "-append").unwrap() + 1;
+            prop_assert_eq!(std::mem::take(&mut line[place]), kernel_arguments);
+            prop_assert_eq!(line, of(&ordinary, ""));
         }
 
         /// Even an address that was not checked stays one value.
@@ -303,7 +418,7 @@ mod tests {
             let mut spec = spec();
             spec.interfaces = vec![Interface::User { mac: mac.clone(), forwards: vec![] }];
             let accelerator = emulated();
-            let line = arguments(&Launch { spec: &spec, machine: MACHINE, accelerator: &accelerator, base: None, config_drive: None, paused: false, incoming: false });
+            let line = arguments(&plain(&spec, &accelerator));
             let card = line.iter().find(|argument| argument.contains("virtio-net-pci")).unwrap();
             prop_assert_eq!(&serde_json::from_str::<Value>(card).unwrap()["mac"], &Value::from(mac));
         }

@@ -6,29 +6,34 @@ use std::{
     sync::Arc,
 };
 
-use nephos_driver::{Accelerator, GuestSpec};
+use nephos_driver::{Accelerator, Boot, DiskFormat, Firmware, GuestSpec};
 use nephos_types::{Bytes, Error};
 
 use crate::{
-    disk,
-    folder::{Folder, Record},
+    disk, firmware,
+    folder::{Folder, Record, disk_file},
     guest::Guest,
     host::Host,
+    prepare::check_kernel,
     work::{blocking, unwritable},
 };
 
 impl Host {
     pub(crate) async fn define(&self, spec: &GuestSpec) -> Result<(), Error> {
         spec.check()?;
-        if spec.disk.base.as_ref().is_some_and(|(path, _)| !path.is_absolute()) {
-            return Err(Error::invalid("invalid_guest", "The server's definition cannot be used").reason(
-                "disk.base",
-                "format",
-                "an absolute path is needed",
-            ));
+        check_paths(spec)?;
+        if spec.firmware == Firmware::Uefi && self.uefi.is_none() {
+            return Err(firmware::missing());
         }
-        let wanted = spec.disk.clone();
-        let size = blocking(move || disk::wanted_size(&wanted)).await?;
+        let wanted = spec.clone();
+        let size = blocking(move || {
+            check_kernel(&wanted)?;
+            if let Some((path, format)) = &wanted.rescue {
+                disk::base_size(path, *format)?;
+            }
+            disk::wanted_size(&wanted.disk)
+        })
+        .await?;
         let existing = self.guest(spec.id);
         let folder = Folder::new(&self.folder, spec.id);
         let Some(guest) = existing else {
@@ -98,7 +103,8 @@ impl Host {
         if another_disk || !folder.has_disk(spec.disk.incarnation) {
             let rights = self.users.rights(spec.id, &Accelerator::None);
             let run = folder.open_run().map_err(unwritable)?;
-            disk::create(&self.config.qemu_img, run.as_fd(), &rights, &spec.disk, size).await?;
+            let (name, base) = (disk_file(spec.disk.incarnation), spec.disk.base.as_ref());
+            disk::create(&self.config.qemu_img, run.as_fd(), &rights, &name, base, size).await?;
         }
         let (folder, spec) = (folder.clone(), spec.clone());
         let write = move || {
@@ -109,4 +115,25 @@ impl Host {
         };
         blocking(move || write().map_err(unwritable)).await
     }
+}
+
+/// Refuses paths that would mean one thing to the agent and another to QEMU, which works in another folder.
+fn check_paths(spec: &GuestSpec) -> Result<(), Error> {
+    let (kernel, initrd) = match &spec.boot {
+        Boot::Disk => (None, None),
+        Boot::Kernel { kernel, initrd, .. } => (Some(kernel), initrd.as_ref()),
+    };
+    let image = |image: &Option<(PathBuf, DiskFormat)>| image.as_ref().map(|(path, _)| path.clone());
+    let mut error = Error::invalid("invalid_guest", "The server's definition cannot be used");
+    for (field, path) in [
+        ("disk.base", image(&spec.disk.base)),
+        ("rescue", image(&spec.rescue)),
+        ("boot.kernel", kernel.cloned()),
+        ("boot.initrd", initrd.cloned()),
+    ] {
+        if path.is_some_and(|path| !path.is_absolute()) {
+            error = error.reason(field, "format", "an absolute path is needed");
+        }
+    }
+    if error.reasons.is_empty() { Ok(()) } else { Err(error) }
 }

@@ -7,7 +7,7 @@ use std::{
     fs::File,
     io::{self, Read},
     os::fd::{AsFd, BorrowedFd},
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
@@ -90,8 +90,8 @@ pub(crate) fn current_size(folder: &Folder, incarnation: u64) -> io::Result<Opti
 }
 
 /// Opens the image that a disk is made from.
-pub(crate) fn open_base(disk: &Disk) -> Result<Option<(File, DiskFormat)>, Error> {
-    let Some((path, format)) = &disk.base else { return Ok(None) };
+pub(crate) fn open_base(image: Option<&(PathBuf, DiskFormat)>) -> Result<Option<(File, DiskFormat)>, Error> {
+    let Some((path, format)) = image else { return Ok(None) };
     let file = File::open(path).map_err(|error| {
         Error::new(ErrorKind::Internal, "base_image_unreadable", "The base image cannot be read")
             .detail(format!("{}: {error}", path.display()))
@@ -117,29 +117,30 @@ pub(crate) fn wanted_size(disk: &Disk) -> Result<Bytes, Error> {
     Ok(disk.size)
 }
 
-/// Makes the guest's disk, in the place of one of the same incarnation.
+/// Makes a disk of the guest, in the place of one of the same name.
 pub(crate) async fn create(
     qemu_img: &Path,
     run: BorrowedFd<'_>,
     rights: &Rights,
-    disk: &Disk,
+    name: &str,
+    base: Option<&(PathBuf, DiskFormat)>,
     size: Bytes,
 ) -> Result<(), Error> {
     let mut arguments: Vec<String> = ["create", "-q", "-f", "qcow2"].map(str::to_owned).into();
-    match &disk.base {
+    match base {
         Some((path, format @ (DiskFormat::Qcow2 | DiskFormat::Raw))) => {
             let format = if *format == DiskFormat::Qcow2 { "qcow2" } else { "raw" };
             // The name is for people who look at the file; starts state the base by descriptor. With `-u` it is not
             // opened here.
-            let name = path.to_string_lossy().into_owned();
-            arguments.extend(["-u", "-F", format, "-b", &name].map(str::to_owned));
+            let path = path.to_string_lossy();
+            arguments.extend(["-u", "-F", format, "-b", &path].map(str::to_owned));
         }
         Some((_, DiskFormat::Iso | DiskFormat::Tar | DiskFormat::Oci)) | None => {}
     }
     // Made under another name and renamed when complete, so that a disk is never half made.
     arguments.extend([DISK_BEING_MADE.to_owned(), size.0.to_string()]);
     run_helper(qemu_img, &arguments, run, rights).await?;
-    rustix::fs::renameat(run, DISK_BEING_MADE, run, disk_file(disk.incarnation))
+    rustix::fs::renameat(run, DISK_BEING_MADE, run, name)
         .map_err(|error| Error::internal("The disk could not be put in place", io::Error::from(error)))
 }
 

@@ -1,6 +1,7 @@
 //! The driver: the verbs of the trait, each passed to the guest that it is about.
 
 use std::{
+    collections::BTreeSet,
     fs::DirBuilder,
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
@@ -19,6 +20,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 use crate::{
     agent::AgentError,
     config::{Acceleration, Config},
+    firmware::Uefi,
     host::{Host, lock},
     inside,
     programs::{version, version_of_disk_tool},
@@ -52,6 +54,7 @@ impl QemuDriver {
             folder,
             version,
             users: Users::available(),
+            uefi: Uefi::find(),
             accelerator: watch::Sender::new(None),
             guests: Mutex::default(),
             events: broadcast::Sender::new(EVENTS),
@@ -100,6 +103,19 @@ impl Drop for QemuDriver {
 impl ComputeDriver for QemuDriver {
     fn capabilities(&self) -> Capabilities {
         let known = self.host.accelerator.borrow().clone();
+        let mut features = BTreeSet::from([
+            Feature::Pause,
+            Feature::Suspend,
+            Feature::Snapshot,
+            Feature::Rescue,
+            Feature::GrowLive,
+            Feature::Kernel,
+            Feature::Ask,
+            Feature::Display,
+        ]);
+        if self.host.uefi.is_some() {
+            features.insert(Feature::Uefi);
+        }
         let probing = || Accelerator::Tcg { reason: "hardware virtualisation is still being tried".to_owned() };
         Capabilities {
             driver: "qemu".to_owned(),
@@ -108,15 +124,7 @@ impl ComputeDriver for QemuDriver {
             disk_formats: vec![DiskFormat::Qcow2, DiskFormat::Raw, DiskFormat::Iso],
             console: true,
             soft_stop: true,
-            features: [
-                Feature::Pause,
-                Feature::Snapshot,
-                Feature::GrowLive,
-                Feature::Suspend,
-                Feature::Ask,
-                Feature::Display,
-            ]
-            .into(),
+            features,
         }
     }
 

@@ -6,9 +6,11 @@
 //!     record.json         what it is: switched off, being started, which process
 //!     launched.json       how it was started last
 //!     memory              what was in its memory, if it is suspended
+//!     kernel  initrd      copies of what it boots directly
 //!     config.img          its configuration drive, opened by the agent and inherited
 //!     errors.log          what QEMU wrote to its standard error
 //!     run/                QEMU's working folder, owned by the guest's user
+//!         rescue.qcow2  variables.fd
 //!         disk.qcow2 (disk-1.qcow2, …)  console.log  console.sock  qmp.sock  agent.sock
 //!         display.sock
 //! ```
@@ -22,7 +24,7 @@ use std::{
     io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     },
     path::{Path, PathBuf},
 };
@@ -43,6 +45,15 @@ pub(crate) fn disk_file(incarnation: u64) -> String {
         number => format!("disk-{number}.qcow2"),
     }
 }
+
+/// The throw-away disk of a guest in rescue, in `run/`.
+pub(crate) const RESCUE: &str = "rescue.qcow2";
+/// The variables of the UEFI firmware, in `run/`.
+pub(crate) const VARIABLES: &str = "variables.fd";
+/// The kernel that is loaded directly.
+pub(crate) const KERNEL: &str = "kernel";
+/// Its first root file system.
+pub(crate) const INITRD: &str = "initrd";
 
 /// Where another process than the guest's own listens, in `run/`.
 pub(crate) const COPY_SOCKET: &str = "copy.sock";
@@ -188,10 +199,7 @@ impl Folder {
             let name = entry?.file_name();
             let is_disk = name.to_str().is_some_and(|name| name.starts_with("disk") && name.contains(".qcow2"));
             if is_disk && name != kept.as_str() {
-                match rustix::fs::unlinkat(&run, &name, rustix::fs::AtFlags::empty()) {
-                    Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-                    Err(error) => return Err(error.into()),
-                }
+                rustix::fs::unlinkat(&run, &name, rustix::fs::AtFlags::empty())?;
             }
         }
         Ok(())
@@ -236,10 +244,7 @@ impl Folder {
     }
 
     pub(crate) fn remove_memory(&self) -> io::Result<()> {
-        match fs::remove_file(self.path.join(MEMORY)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        self.remove_copy(MEMORY)
     }
 
     /// How many bytes the file system still takes.
@@ -333,6 +338,49 @@ impl Folder {
             return Err(io::Error::new(ErrorKind::InvalidData, format!("{name} is not a plain file")));
         }
         Ok(Some(file))
+    }
+
+    /// Makes a file in `run/` for this owner, whole or not at all, in the place of whatever is there.
+    pub(crate) fn write_in_run(&self, name: &str, bytes: &[u8], owner: Option<(Uid, Gid)>) -> io::Result<()> {
+        let run = self.open_run()?;
+        let fresh = format!("{name}.new");
+        self.remove_in_run(&fresh)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(rustix::fs::openat(&run, &fresh, flags, Mode::RUSR | Mode::WUSR)?);
+        file.write_all(bytes)?;
+        if let Some((uid, gid)) = owner {
+            rustix::fs::fchown(&file, Some(uid), Some(gid))?;
+        }
+        file.sync_data()?;
+        Ok(rustix::fs::renameat(&run, &fresh, &run, name)?)
+    }
+
+    /// Removes a file in `run/`, if it is there.
+    pub(crate) fn remove_in_run(&self, name: &str) -> io::Result<()> {
+        match rustix::fs::unlinkat(self.open_run()?, name, rustix::fs::AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Copies a file into the folder. The guest's user may read it where it is open.
+    pub(crate) fn write_copy(&self, name: &str, mut from: File) -> io::Result<()> {
+        let fresh = self.path.join(format!("{name}.new"));
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&fresh)?;
+        io::copy(&mut from, &mut file)?;
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        fs::rename(&fresh, self.path.join(name))
+    }
+
+    pub(crate) fn open_copy(&self, name: &str) -> io::Result<File> {
+        File::open(self.path.join(name))
+    }
+
+    pub(crate) fn remove_copy(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.path.join(name)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// The last bytes of the console log, at most `max` and at most [`LOG_KEPT`].

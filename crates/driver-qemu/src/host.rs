@@ -18,6 +18,7 @@ use tokio::{
 use crate::{
     accelerator::Probe,
     config::Config,
+    firmware::Uefi,
     guest::{Guest, Watch},
     machine::Machine,
     qmp::Event,
@@ -33,6 +34,7 @@ pub(crate) struct Host {
     pub(crate) folder: PathBuf,
     pub(crate) version: String,
     pub(crate) users: Users,
+    pub(crate) uefi: Option<Uefi>,
     /// `None` while the probe runs.
     pub(crate) accelerator: watch::Sender<Option<Accelerator>>,
     pub(crate) guests: Mutex<BTreeMap<ServerId, Arc<Guest>>>,

@@ -70,7 +70,7 @@ impl Host {
         let (program, rights) = (self.config.qemu.clone(), self.users.rights(guest.id, &Accelerator::None));
         let (folder, id, disk) = (guest.folder.clone(), guest.id, spec.disk.clone());
         let process = blocking(move || {
-            let base = disk::open_base(&disk)?;
+            let base = disk::open_base(disk.base.as_ref())?;
             folder.clear_socket(COPY_SOCKET).map_err(unwritable)?;
             let run = folder.open_run().map_err(unwritable)?;
             let fd = base.as_ref().map(|(file, format)| (file.as_raw_fd(), *format));

@@ -1,22 +1,18 @@
 //! Starting a guest.
 
-use std::{
-    fs::File,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
-    process::Stdio,
-    sync::Arc,
-};
+use std::{os::fd::AsFd, process::Stdio, sync::Arc};
 
-use nephos_driver::{DiskFormat, GuestSpec, refusal};
-use nephos_types::{Bytes, Error, Timestamp};
+use nephos_driver::{Accelerator, DiskFormat, GuestSpec, refusal};
+use nephos_types::{Error, Timestamp};
 use tokio::sync::mpsc;
 
 use crate::{
-    command_line, config_drive, disk,
-    folder::{Folder, Launched, Life, Record},
+    command_line, disk,
+    folder::{Launched, Life, RESCUE, Record},
     guest::Guest,
     host::Host,
     machine::Machine,
+    prepare::Prepared,
     process::{Launch, Process},
     qmp::Event,
     work::{blocking, unwritable},
@@ -77,29 +73,23 @@ impl Host {
     ) -> Result<(Machine, mpsc::Receiver<Event>), Error> {
         let (program, rights) = (self.config.qemu.clone(), self.users.rights(guest.id, &launched.accelerator));
         let (folder, size) = (guest.folder.clone(), disk::wanted_size(&spec.disk)?);
+        let uefi = self.uefi;
+        if !saved {
+            self.make_rescue(guest, &launched.spec).await?;
+        }
         let spawned = blocking(move || {
             if !saved {
                 folder.write_launched(&launched).map_err(unwritable)?;
             }
-            let prepared = Prepared::new(&folder, &launched.spec, size)?;
-            let arguments = command_line::arguments(&command_line::Launch {
-                spec: &launched.spec,
-                machine: &launched.machine,
-                accelerator: &launched.accelerator,
-                base: prepared.base.as_ref().map(|(file, format)| (file.as_raw_fd(), *format)),
-                config_drive: prepared.config_drive.as_ref().map(AsRawFd::as_raw_fd),
-                paused: prepared.grow.is_some(),
-                incoming: saved,
-            });
-            let inherited = prepared.base.iter().map(|(file, _)| file).chain(&prepared.config_drive);
+            let prepared = Prepared::new(&folder, &launched.spec, size, saved, uefi, rights.owner)?;
             let launch = Launch {
                 program: &program,
-                arguments: &arguments,
+                arguments: &prepared.arguments(&launched, saved),
                 folder: prepared.run.as_fd(),
                 rights: &rights,
-                inherited: &inherited.map(AsRawFd::as_raw_fd).collect::<Vec<_>>(),
+                inherited: &prepared.inherited(),
                 output: Stdio::null(),
-                errors: prepared.errors.into(),
+                errors: prepared.errors.try_clone().map_err(unwritable)?.into(),
                 limits: None,
             };
             let start_failed = |error| Error::internal("QEMU could not be started", error);
@@ -140,34 +130,16 @@ impl Host {
         }
         Ok((machine, events))
     }
-}
-
-/// What a start needs open.
-struct Prepared {
-    run: OwnedFd,
-    base: Option<(File, DiskFormat)>,
-    config_drive: Option<File>,
-    errors: File,
-    /// The size that the disk has to be given.
-    grow: Option<Bytes>,
-}
-
-impl Prepared {
-    fn new(folder: &Folder, spec: &GuestSpec, wanted: Bytes) -> Result<Self, Error> {
-        let base = disk::open_base(&spec.disk)?;
-        let config_drive = if spec.config_drive.is_empty() {
-            None
-        } else {
-            let image = config_drive::image(&spec.config_drive)
-                .map_err(|error| Error::internal("The configuration drive cannot be made", error))?;
-            folder.write_config_drive(&image).map_err(unwritable)?;
-            Some(File::open(folder.config_drive()).map_err(unwritable)?)
-        };
-        folder.clear_sockets().map_err(unwritable)?;
-        let current = disk::current_size(folder, spec.disk.incarnation).map_err(unwritable)?;
-        let grow = current.is_some_and(|current| current < wanted).then_some(wanted);
-        let run = folder.open_run().map_err(unwritable)?;
-        let errors = File::create(folder.errors()).map_err(unwritable)?;
-        Ok(Self { run, base, config_drive, errors, grow })
+    /// Makes the throw-away disk that a guest in rescue boots from; of one that is not, nothing is left.
+    async fn make_rescue(&self, guest: &Guest, spec: &GuestSpec) -> Result<(), Error> {
+        let run = guest.folder.open_run().map_err(unwritable)?;
+        match &spec.rescue {
+            Some((path, format)) if *format != DiskFormat::Iso => {
+                let size = disk::base_size(path, *format)?;
+                let rights = self.users.rights(guest.id, &Accelerator::None);
+                disk::create(&self.config.qemu_img, run.as_fd(), &rights, RESCUE, spec.rescue.as_ref(), size).await
+            }
+            _ => guest.folder.remove_in_run(RESCUE).map_err(unwritable),
+        }
     }
 }

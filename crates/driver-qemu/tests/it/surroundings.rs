@@ -12,6 +12,7 @@ use nephos_driver::{
     Boot, ComputeDriver, Disk, DiskFormat, Firmware, GuestSpec, Interface, Observation, Presence, contract::Subject,
 };
 use nephos_driver_qemu::{Acceleration, Config, QemuDriver};
+use nephos_image_build::MicroImage;
 use nephos_types::{Bytes, ServerId};
 use tempfile::TempDir;
 
@@ -28,13 +29,18 @@ pub(crate) fn qemu_is_installed() -> bool {
     installed
 }
 
-/// The micro guest's disk, built at the first use on a machine.
-pub(crate) fn image() -> &'static Path {
-    static IMAGE: OnceLock<PathBuf> = OnceLock::new();
+/// The micro guest, built at the first use on a machine.
+pub(crate) fn micro() -> &'static MicroImage {
+    static IMAGE: OnceLock<MicroImage> = OnceLock::new();
     IMAGE.get_or_init(|| {
         let options = nephos_image_build::Options::default();
-        nephos_image_build::micro(&options, |progress| eprintln!("micro guest: {}", progress.what)).unwrap().disk
+        nephos_image_build::micro(&options, |progress| eprintln!("micro guest: {}", progress.what)).unwrap()
     })
+}
+
+/// Its disk.
+pub(crate) fn image() -> &'static Path {
+    &micro().disk
 }
 
 /// A state folder of a driver. What still runs in it at the end of a test is killed, so that a failed test leaves
@@ -148,6 +154,9 @@ impl Subject for Machine {
     }
     fn login(&self) -> (String, String) {
         ("root".to_owned(), "nephos".to_owned())
+    }
+    fn kernel(&self) -> Option<(PathBuf, PathBuf, String)> {
+        Some((micro().kernel.clone(), micro().initrd.clone(), MicroImage::KERNEL_ARGUMENTS.to_owned()))
     }
     fn answers(&self) -> bool {
         true

@@ -1,7 +1,9 @@
 //! The root disk: kept, thrown away, copied.
 
+use std::sync::Arc;
+
 use super::{Bench, ok, power, refused, terminal::Terminal};
-use crate::{Disk, Feature, GuestSpec, Power, SnapshotRequest, StopMode};
+use crate::{ComputeDriver, Disk, Feature, GuestSpec, Power, SnapshotRequest, StopMode};
 
 const WRITE: &str = "echo kept-\"so\"-far >/root/kept; sync; echo it-\"is\"-written";
 const DONE: &str = "it-is-written";
@@ -15,11 +17,16 @@ pub(super) async fn what_is_written_stays_until_the_disk_is_another(bench: &Benc
     terminal.enter(WRITE).await;
     terminal.wait_for(DONE).await;
     ok("stop", driver.stop(spec.id, StopMode::Hard).await);
+    if driver.capabilities().features.contains(&Feature::Rescue) {
+        rescued(bench, &driver, &spec).await;
+    }
     ok("define again", driver.define(&spec).await);
     ok("start", driver.start(spec.id).await);
     let mut terminal = Terminal::logged_in(bench, &driver, spec.id).await;
     terminal.enter(READ).await;
     terminal.wait_for(WRITTEN).await;
+    terminal.enter("cat /root/scribble").await;
+    terminal.wait_for("No such file").await;
     let other = GuestSpec { disk: Disk { incarnation: 1, ..spec.disk.clone() }, ..spec.clone() };
     assert_eq!(refused("another disk while it runs", driver.define(&other).await), "guest_running");
     assert_eq!(power(&driver, spec.id).await, Power::On);
@@ -32,6 +39,20 @@ pub(super) async fn what_is_written_stays_until_the_disk_is_another(bench: &Benc
     terminal.enter(READ).await;
     terminal.wait_for("No such file").await;
     bench.removed(&driver, spec.id).await;
+}
+
+/// In rescue a guest boots from something else, which forgets, and its own disk is there beside it.
+async fn rescued(bench: &Bench, driver: &Arc<dyn ComputeDriver>, spec: &GuestSpec) {
+    ok("define in rescue", driver.define(&GuestSpec { rescue: bench.base(), ..spec.clone() }).await);
+    ok("start", driver.start(spec.id).await);
+    let mut terminal = Terminal::logged_in(bench, driver, spec.id).await;
+    terminal.enter(READ).await;
+    terminal.wait_for("No such file").await;
+    terminal.enter("echo lost >/root/scribble; sync").await;
+    terminal.enter(&bench.mount_command()).await;
+    terminal.enter("cat /mnt/root/kept; umount /mnt").await;
+    terminal.wait_for(WRITTEN).await;
+    ok("stop", driver.stop(spec.id, StopMode::Hard).await);
 }
 
 pub(super) async fn a_snapshot_is_a_base_for_others(bench: &Bench) {

@@ -4,6 +4,7 @@
 //! after the other, each on guests of its own, and panic with the name of the case and what was expected. They wait for
 //! conditions, never for times; [`Subject::patience`] only bounds how long.
 
+mod boot;
 mod definition;
 mod disk;
 mod events;
@@ -50,6 +51,16 @@ pub trait Subject: Send + Sync + 'static {
     /// What is typed in the shell to have the guest restart itself.
     fn reboot_command(&self) -> String {
         "reboot".to_owned()
+    }
+
+    /// A Linux kernel and a first root file system that boot to the same login prompt, with the arguments that they need.
+    fn kernel(&self) -> Option<(PathBuf, PathBuf, String)> {
+        None
+    }
+
+    /// What is typed in the shell of a guest in rescue to have its own disk under `/mnt`.
+    fn mount_command(&self) -> String {
+        "mount /dev/vdb /mnt".to_owned()
     }
 
     /// Whether something inside its guests answers questions.
@@ -107,6 +118,7 @@ pub async fn check(subject: impl Subject) {
         lifecycle::a_reboot_starts_the_guest_again,
         stillness::a_paused_guest_stands_still_and_goes_on,
         stillness::a_suspended_guest_goes_on_from_where_it_was,
+        boot::a_kernel_is_loaded_directly_under_each_firmware,
         screen::a_running_guest_can_be_seen,
         disk::what_is_written_stays_until_the_disk_is_another,
         disk::a_snapshot_is_a_base_for_others,
