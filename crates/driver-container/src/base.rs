@@ -89,9 +89,9 @@ impl Bases {
         let file = File::open(image).map_err(unreadable)?;
         let key = key(image, format, &file).map_err(unreadable)?;
         let work = self.work().entry(key.clone()).or_default().clone();
-        let turn = work.lock().await;
+        let turn = work.clone().lock_owned().await;
         let outcome = if self.folder.join(&key).is_dir() { Ok(()) } else { self.unpack(&key, file, format).await };
-        drop(turn);
+        drop((turn, work));
         self.work().retain(|_, work| Arc::strong_count(work) > 1);
         outcome?;
         self.touch(&key);

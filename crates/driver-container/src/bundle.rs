@@ -2,7 +2,7 @@
 //! <https://github.com/opencontainers/runtime-spec/blob/main/config.md>.
 
 use nephos_driver::GuestSpec;
-use nephos_types::ServerId;
+use nephos_types::{MIB, ServerId};
 use serde_json::{Value, json};
 
 use crate::{cgroup, guest::Seat, ids, image::Program, keeper, seccomp};
@@ -43,8 +43,10 @@ const MASKED: [&str; 10] = [
 /// Parts that would change the machine.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Processes and threads of one container. More than any ordinary server has, and a small part of what a machine has.
-pub(crate) const MAX_PROCESSES: u64 = 4096;
+/// Processes and threads of one container: so many for each MiB of its memory, within these bounds. More than ordinary
+/// servers have, and a small part of what a machine has.
+const PROCESSES_PER_MIB: u64 = 4;
+const PROCESSES: (u64, u64) = (256, 4096);
 /// Microseconds in which a container may use its CPUs' time.
 const PERIOD: u64 = 100_000;
 /// Open files that programs may have without asking for more, and after.
@@ -89,6 +91,7 @@ pub(crate) fn config(spec: &GuestSpec, program: &Program, seat: &Seat) -> Value 
         let list: Vec<String> = seat.cpus.iter().map(ToString::to_string).collect();
         cpu["cpus"] = json!(list.join(","));
     }
+    let processes = (spec.memory.0 / MIB).saturating_mul(PROCESSES_PER_MIB).clamp(PROCESSES.0, PROCESSES.1);
     let kinds = ["pid", "network", "ipc", "uts", "mount", "cgroup", "user"];
     json!({
         "ociVersion": "1.0.2",
@@ -116,7 +119,7 @@ pub(crate) fn config(spec: &GuestSpec, program: &Program, seat: &Seat) -> Value 
                 // No swap beyond the memory.
                 "memory": { "limit": spec.memory.0, "swap": spec.memory.0 },
                 "cpu": cpu,
-                "pids": { "limit": MAX_PROCESSES },
+                "pids": { "limit": processes },
             },
             "seccomp": seccomp::profile(),
             "maskedPaths": MASKED,

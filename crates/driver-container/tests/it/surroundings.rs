@@ -9,7 +9,8 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use nephos_driver::{
-    Boot, ComputeDriver, Disk, DiskFormat, Firmware, GuestSpec, Interface, Observation, Presence, contract::Subject,
+    Answer, Boot, ComputeDriver, Disk, DiskFormat, Firmware, GuestSpec, Interface, Observation, Presence, Question,
+    contract::Subject,
 };
 use nephos_driver_container::{Config, ContainerDriver};
 use nephos_types::{Bytes, ServerId};
@@ -149,6 +150,39 @@ pub(crate) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>
         }
     };
     tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
+}
+
+/// Runs a script in a guest; its exit code and everything it wrote.
+pub(crate) async fn shell(driver: &ContainerDriver, id: ServerId, script: &str) -> (Option<i32>, String) {
+    let question = Question::Execute {
+        command: ["/bin/sh", "-c", script].map(str::to_owned).into(),
+        environment: [].into(),
+        input: vec![],
+        limit_ms: PATIENCE.as_millis() as u64,
+    };
+    match driver.ask(id, &question).await {
+        Ok(Answer::Ended { code, output, errors, .. }) => {
+            (code, format!("{}{}", String::from_utf8_lossy(&output), String::from_utf8_lossy(&errors)))
+        }
+        other => panic!("{script}: {other:?}"),
+    }
+}
+
+/// Waits until the console log shows a text.
+pub(crate) async fn log_shows(driver: &ContainerDriver, id: ServerId, text: &str) {
+    let shows = async || {
+        let log = driver.console_log(id, 1 << 20).await.unwrap();
+        String::from_utf8_lossy(&log).contains(text).then_some(())
+    };
+    if tokio::time::timeout(PATIENCE - Duration::from_secs(60), until(text, shows)).await.is_err() {
+        let log = driver.console_log(id, 1 << 20).await.unwrap();
+        panic!("{text:?} is not in the log: {}", String::from_utf8_lossy(&log));
+    }
+}
+
+/// A free port of this machine.
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Subject for Machine {

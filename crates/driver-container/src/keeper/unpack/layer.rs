@@ -30,6 +30,8 @@ const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// A path longer than this cannot be used anyway.
 const MAX_PATH: usize = 4096;
+/// How many links one path may lead through.
+const MAX_LINKS: u32 = 40;
 /// What ids that do not fit become: the usual `nobody`.
 const NOBODY: u32 = 65_534;
 
@@ -200,16 +202,25 @@ fn attributes(entry: &mut tar::Entry<'_, impl Read>, path: &Path) -> io::Result<
 
 /// Makes a folder and those above it; links to folders are followed, and lead nowhere but into the tree.
 fn make_folder(path: &Path) -> io::Result<()> {
+    make_folders(path, MAX_LINKS)
+}
+
+fn make_folders(path: &Path, links: u32) -> io::Result<()> {
     match fs::metadata(path) {
-        Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(refuse("what is in it cannot be in a file")),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            if let Some(parent) = path.parent() {
-                make_folder(parent)?;
-            }
-            fs::DirBuilder::new().mode(0o755).create(path)
+        Ok(metadata) if metadata.is_dir() => return Ok(()),
+        Ok(_) => return Err(refuse("what is in it cannot be in a file")),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    make_folders(parent, links)?;
+    match fs::read_link(path) {
+        // A link to a folder that a later entry, or another layer, is to bring.
+        Ok(target) => {
+            let links = links.checked_sub(1).ok_or_else(|| refuse("its links lead to each other"))?;
+            make_folders(&parent.join(target), links)
         }
-        Err(error) => Err(error),
+        Err(_) => fs::DirBuilder::new().mode(0o755).create(path),
     }
 }
 
