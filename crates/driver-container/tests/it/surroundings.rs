@@ -97,6 +97,13 @@ impl Drop for Machine {
                 kill(pid.parse().unwrap());
             }
             let _ = fs::write(group.join("freezer.state"), "THAWED");
+            // Its processes need a moment to leave.
+            for _ in 0..1000 {
+                if fs::remove_dir(&group).is_ok() {
+                    break;
+                }
+                std::thread::yield_now();
+            }
         }
     }
 }
