@@ -23,6 +23,9 @@ const FOR_TESTS: &[Need] = &[
     ("/usr/share/doc/python3-venv", "python3-venv"),
     ("/usr/sbin/ip", "iproute2"),
     ("/usr/lib/postgresql", "postgresql"),
+    ("/usr/lib/ISOLINUX/isolinux.bin", "isolinux"),
+    ("/usr/lib/syslinux/modules/bios/ldlinux.c32", "syslinux-common"),
+    ("/usr/bin/xorriso", "xorriso"),
 ];
 
 /// Installs what running the cloud needs.

@@ -267,7 +267,10 @@ impl ComputeDriver for QemuDriver {
     fn usage(&self, id: ServerId) -> BoxFuture<'_, Result<Usage, Error>> {
         Box::pin(async move {
             let guest = self.host.guest(id).ok_or_else(|| refusal::unknown_guest(id))?;
-            guest.machine().map_or(Ok(Usage::default()), |machine| machine.usage())
+            match guest.machine() {
+                Some(machine) => machine.usage().await,
+                None => Ok(Usage::default()),
+            }
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -27,6 +27,8 @@ use crate::{
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// Answers take microseconds, on a busy machine longer.
 pub(crate) const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+/// Samples are taken all the time, so nobody waits long for one.
+const USAGE_LIMIT: Duration = Duration::from_secs(1);
 /// How long QEMU may take to write its caches and end.
 const QUIT_LIMIT: Duration = Duration::from_secs(5);
 /// How often a guest is asked again to shut down: one that is booting does not hear it.
@@ -44,6 +46,8 @@ pub(crate) struct Machine {
     pub(crate) consoles: Consoles,
     pub(crate) agent: Agent,
     over: watch::Sender<bool>,
+    /// What was read and written at the last look.
+    disks: Mutex<(Bytes, Bytes)>,
 }
 
 /// What a machine's watch tells its owner.
@@ -88,19 +92,30 @@ impl Machine {
     fn new(id: ServerId, folder: Folder, process: Process, qmp: Option<Client>) -> Self {
         let consoles = Consoles::new(folder.clone());
         let agent = Agent::new(id, folder.clone());
-        Self { id, folder, process, qmp, consoles, agent, over: watch::Sender::new(false) }
+        Self { id, folder, process, qmp, consoles, agent, over: watch::Sender::new(false), disks: Mutex::default() }
     }
 
     pub(crate) fn process(&self) -> &Process {
         &self.process
     }
 
-    pub(crate) fn usage(&self) -> Result<Usage, Error> {
-        match self.process.usage() {
-            Ok(usage) => Ok(usage),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Usage::default()),
-            Err(error) => Err(Error::internal("The server's use of the node cannot be read", error)),
+    /// What the guest has used. User-mode networking counts nothing, so what went over it stays zero.
+    pub(crate) async fn usage(&self) -> Result<Usage, Error> {
+        let usage = match self.process.usage() {
+            Ok(usage) => usage,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Usage::default()),
+            Err(error) => return Err(Error::internal("The server's use of the node cannot be read", error)),
+        };
+        let asked = match &self.qmp {
+            Some(qmp) => qmp.execute("query-blockstats", Value::Null, USAGE_LIMIT).await.ok(),
+            None => None,
+        };
+        let mut disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answer) = asked {
+            *disks = disk_traffic(&answer);
         }
+        let (disk_read, disk_written) = *disks;
+        Ok(Usage { disk_read, disk_written, ..usage })
     }
 
     /// Whether the guest has switched itself off while nobody watched.
@@ -259,6 +274,16 @@ pub(crate) async fn connect(
     }
 }
 
+/// Bytes read and written, of all disks, from an answer to `query-blockstats`.
+fn disk_traffic(answer: &Value) -> (Bytes, Bytes) {
+    let devices = || answer.as_array().into_iter().flatten();
+    let sum = |name: &str| {
+        let counts = devices().filter_map(|device| device["stats"][name].as_u64());
+        Bytes(counts.fold(0, u64::saturating_add))
+    };
+    (sum("rd_bytes"), sum("wr_bytes"))
+}
+
 /// The end of what QEMU wrote to its standard error.
 fn last_words(folder: &Folder) -> String {
     const MAX: u64 = 2048;
@@ -290,4 +315,17 @@ fn start_failure(folder: &Folder, error: QmpError, how: Option<String>) -> Error
 /// The event for an end that nobody asked for.
 pub(crate) fn event_of_end(id: ServerId, shut_down: bool, why: &str) -> GuestEvent {
     if shut_down { GuestEvent::ShutDown(id) } else { GuestEvent::Crashed(id, why.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_traffic_of_all_disks_is_summed() {
+        let disk = |read: u64, written: u64| json!({ "stats": { "rd_bytes": read, "wr_bytes": written } });
+        assert_eq!(disk_traffic(&json!([disk(1, 2), disk(10, 20)])), (Bytes(11), Bytes(22)));
+        assert_eq!(disk_traffic(&json!([disk(u64::MAX, 0), disk(1, 0), { "stats": 7 }, null])).0, Bytes(u64::MAX));
+        assert_eq!(disk_traffic(&Value::Null), (Bytes(0), Bytes(0)));
+    }
 }

@@ -69,6 +69,9 @@ async fn a_booted_guest_is_asked_copied_enlarged_and_suspended() {
     let whole = content[..999_999].to_vec();
     assert_eq!(driver.ask(id, &read).await.unwrap(), Answer::Content { content: whole, end: false });
 
+    let usage = driver.usage(id).await.unwrap();
+    assert!(usage.disk_read > Bytes::mib(1) && usage.disk_written > Bytes(0), "{usage:?}");
+
     // Its screen shows the login prompt: a PNG of text mode, whose size follows the signature and the chunk's head.
     let picture = driver.screenshot(id).await.unwrap();
     assert_eq!(picture[12..16], *b"IHDR");

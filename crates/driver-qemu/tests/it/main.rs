@@ -4,6 +4,7 @@
 mod contract;
 mod disks;
 mod guest;
+mod images;
 mod machine;
 mod surroundings;
 mod suspension;
