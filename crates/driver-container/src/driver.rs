@@ -2,12 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, DirBuilder, File, TryLockError},
-    io::{self, Write},
-    os::unix::{
-        fs::{DirBuilderExt, OpenOptionsExt},
-        process::CommandExt,
-    },
+    fs::{DirBuilder, File, TryLockError},
+    io,
+    os::unix::{fs::DirBuilderExt, process::CommandExt},
     path::{Path, PathBuf},
     pin::Pin,
     process::Stdio,
@@ -32,16 +29,17 @@ use tokio::{
 };
 
 use crate::{
+    adopt,
     base::Bases,
     bundle,
     cgroup::{self, Group},
-    disk,
+    config_drive, disk,
     guest::{self, Folder, Life, Record, Seat},
     ids,
     inside::{self, Host},
     keeper::{self, CONSOLE, Order, Task, copy::Request},
-    machine::{self, Machine, Sayings, Watcher, event_of_end},
-    process::{Identity, Process},
+    machine::{Machine, Sayings, Watcher, event_of_end},
+    process::Process,
     snapshot,
     surroundings::{self, Config, Surroundings},
 };
@@ -129,7 +127,7 @@ impl ContainerDriver {
             None
         });
         let found = match Group::find(&bundle::name(id)) {
-            Ok(group) => find_keeper(&folder, &group).await.map(|(record, keeper)| (record, keeper, group)),
+            Ok(group) => adopt::find_keeper(&folder, &group).await.map(|(record, keeper)| (record, keeper, group)),
             Err(error) => Err(error),
         };
         let (record, keeper, group) = match found {
@@ -350,7 +348,7 @@ impl Inner {
             Error::new(ErrorKind::Internal, "base_image_unreadable", "The unpacked image cannot be read").source(error)
         })?;
         folder.clear_run().map_err(unwritable)?;
-        write_config(folder, spec).map_err(unwritable)?;
+        config_drive::write(folder, spec).map_err(unwritable)?;
         let run = folder.run();
         let forwards = spec.interfaces.iter().flat_map(|interface| match interface {
             Interface::User { forwards, .. } => forwards.clone(),
@@ -580,7 +578,8 @@ impl Watcher for Watch {
     }
 }
 
-fn how(shut_down: bool, why: &str) -> String {
+/// How an end that nobody asked for is recorded.
+pub(crate) fn how(shut_down: bool, why: &str) -> String {
     if shut_down { "shutdown".to_owned() } else { format!("crashed: {why}") }
 }
 
@@ -609,80 +608,6 @@ fn check(spec: &GuestSpec) -> Result<(&Path, DiskFormat), Error> {
         return Err(refusal::unsupported(spec.id, "be rescued"));
     }
     Ok((image, *format))
-}
-
-/// Writes the configuration drive's files for the container's root only.
-fn write_config(folder: &Folder, spec: &GuestSpec) -> io::Result<()> {
-    let root = folder.config();
-    guest::gone(fs::remove_dir_all(&root))?;
-    if spec.config_drive.is_empty() {
-        return Ok(());
-    }
-    let make = |path: &Path| -> io::Result<()> {
-        DirBuilder::new().mode(0o700).create(path)?;
-        std::os::unix::fs::chown(path, Some(ids::STORED), Some(ids::STORED))
-    };
-    make(&root)?;
-    for file in &spec.config_drive {
-        let mut path = root.clone();
-        let mut names = file.path.split('/').peekable();
-        while let Some(name) = names.next() {
-            path.push(name);
-            if names.peek().is_some() && !path.is_dir() {
-                make(&path)?;
-            }
-        }
-        let mut made = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
-        made.write_all(file.content.as_bytes())?;
-        std::os::unix::fs::fchown(&made, Some(ids::STORED), Some(ids::STORED))?;
-    }
-    Ok(())
-}
-
-/// What keeps a guest now, according to its record and to the machine's processes. What a dead keeper has left is ended.
-async fn find_keeper(folder: &Folder, group: &Group) -> io::Result<(Record, Option<Process>)> {
-    let record = match folder.record() {
-        Ok(record) => record.unwrap_or_else(|| Record::off("", None)),
-        // Damaged by a power loss; what runs can be found without it.
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            Record { life: Life::Starting, ..Record::off("", None) }
-        }
-        Err(error) => return Err(error),
-    };
-    let open = |identity: &Identity| Process::open(identity);
-    let (keeper, seat) = match &record.life {
-        Life::Off => (None, None),
-        Life::Running { keeper, seat } | Life::Stopping { keeper, seat } => (open(keeper)?, Some(seat.clone())),
-        Life::Starting => {
-            let task: Option<Task> = guest::read(&folder.run().join(keeper::TASK)).unwrap_or_default();
-            let found = match folder.run().canonicalize() {
-                Ok(run) => Identity::working_in(&run)?,
-                Err(_) => vec![],
-            };
-            let keeper = match found.first() {
-                Some(identity) => open(identity)?,
-                None => None,
-            };
-            (keeper, task.map(|task| task.seat))
-        }
-    };
-    if let (Some(keeper), Some(seat)) = (keeper, seat) {
-        let life = Life::Running { keeper: keeper.identity().clone(), seat };
-        return Ok((Record { life, ..record }, Some(keeper)));
-    }
-    let left = group.clone();
-    spawn_blocking(move || left.end()).await.map_err(io::Error::other)??;
-    let record = match &record.life {
-        Life::Off => record,
-        Life::Starting => Record { life: Life::Off, ..record },
-        Life::Stopping { .. } => Record::off(&record.base, None),
-        Life::Running { keeper, .. } if keeper.is_of_this_boot()? => {
-            let (shut_down, why) = machine::ending(folder);
-            Record::off(&record.base, Some(how(shut_down, &why)))
-        }
-        Life::Running { .. } => Record::off(&record.base, Some(how(false, "the machine restarted"))),
-    };
-    Ok((record, None))
 }
 
 impl ComputeDriver for ContainerDriver {

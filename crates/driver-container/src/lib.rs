@@ -10,9 +10,11 @@
 //!
 //! Must not know: images' origin, networks beyond the interfaces in a definition, restart policy.
 
+mod adopt;
 mod base;
 mod bundle;
 mod cgroup;
+mod config_drive;
 mod disk;
 mod driver;
 mod guest;
