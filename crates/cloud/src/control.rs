@@ -63,6 +63,8 @@ pub struct Options {
     pub shared: Option<Shared>,
     /// Which closed workflow runs are kept.
     pub keep_workflows: workflow::Retention,
+    /// What operators decide about servers.
+    pub compute: compute::Settings,
 }
 
 /// A database that several processes of the control plane share.
@@ -148,7 +150,7 @@ impl Control {
             node::Settings { address: Some(options.node_address), peers: peers.clone(), ..node::Settings::default() };
         let nodes = Nodes::new(store.clone(), certificates, settings);
         nodes.register(&mut handlers);
-        let compute = Compute::register(&mut handlers, &store, &engine, &nodes, &images)?;
+        let compute = Compute::register(&mut handlers, &store, &engine, &nodes, &images, options.compute)?;
         let workload: Arc<dyn Workload> = compute.clone();
         nodes.attach(&workload, Arc::new(NodeImages(images)));
         let workflows = Workflows::register(&mut handlers, &store, &engine, &authority)?;

@@ -87,6 +87,7 @@ pub(crate) fn start(transaction: Transaction, run: Run) -> Transaction {
 }
 
 /// The journal.
+#[derive(Clone)]
 pub(crate) struct StoreJournal(Store);
 
 impl StoreJournal {

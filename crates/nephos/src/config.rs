@@ -36,6 +36,9 @@ struct File {
     simulated_nodes: Option<u32>,
     keep_audit_days: Option<u32>,
     keep_workflows_days: Option<u32>,
+    trash_hours: Option<u32>,
+    confirm_resize_hours: Option<u32>,
+    vendor_data: Option<PathBuf>,
     log: Option<String>,
     database: Option<String>,
     secret_file: Option<PathBuf>,
@@ -80,6 +83,8 @@ pub(crate) struct Config {
     pub(crate) keep_audit: Duration,
     /// How long closed workflow runs are kept.
     pub(crate) keep_workflows: Duration,
+    /// What is decided about servers.
+    pub(crate) compute: nephos_cloud::compute::Settings,
     /// Log level, or levels per target: `info,nephos_cloud=debug`.
     pub(crate) log: String,
     /// How log lines look.
@@ -230,7 +235,7 @@ fn read(path: &Path) -> Result<Option<File>> {
     toml::from_str(&text).map(Some).map_err(|error| {
         Error::invalid("config", format!("{} is not valid", path.display()))
             .detail(error.message().to_owned())
-            .next("known keys: data, listen, s3_listen, node_listen, node_name, simulated_nodes, keep_audit_days, keep_workflows_days, log, database, secret_file, images, node_address, keep_original_images, import_allow", None)
+            .next("known keys: data, listen, s3_listen, node_listen, node_name, simulated_nodes, keep_audit_days, keep_workflows_days, trash_hours, confirm_resize_hours, vendor_data, log, database, secret_file, images, node_address, keep_original_images, import_allow", None)
     })
 }
 
@@ -316,6 +321,14 @@ impl Config {
         let keep_audit = days(matches, "keep-audit-days", [own.keep_audit_days, system.keep_audit_days], 90)?;
         let keep_workflows =
             days(matches, "keep-workflows-days", [own.keep_workflows_days, system.keep_workflows_days], 30)?;
+        let compute = nephos_cloud::compute::Settings {
+            trash: hours("trash_hours", own.trash_hours.or(system.trash_hours))?,
+            confirm_resize_after: hours(
+                "confirm_resize_hours",
+                own.confirm_resize_hours.or(system.confirm_resize_hours),
+            )?,
+            vendor_data: own.vendor_data.or(system.vendor_data).map(|path| vendor_data(&path)).transpose()?,
+        };
         let (log, log_format) = logging(matches, own.log.or(system.log));
         let database = optional::<String>(matches, "database").or(own.database).or(system.database);
         let secret = optional(matches, "secret-file").or(own.secret_file).or(system.secret_file);
@@ -346,11 +359,33 @@ impl Config {
                 .unwrap_or(0),
             keep_audit,
             keep_workflows,
+            compute,
             log,
             log_format,
             admin_password: admin_password()?,
         })
     }
+}
+
+/// So many hours, at most a year; none and 0 mean never.
+fn hours(key: &str, hours: Option<u32>) -> Result<Option<Duration>> {
+    const MOST: u32 = 8760;
+    match hours {
+        None | Some(0) => Ok(None),
+        Some(hours @ 1..=MOST) => Ok(Some(Duration::from_secs(u64::from(hours) * 3600))),
+        Some(_) => Err(Error::invalid("config", format!("`{key}` is too large"))
+            .detail(format!("at most {MOST} are accepted; 0 means never"))),
+    }
+}
+
+/// What every server is told as vendor data.
+fn vendor_data(path: &Path) -> Result<serde_json::Value> {
+    let unusable = |detail: String| {
+        Error::invalid("config", "`vendor_data` does not name a file with JSON")
+            .detail(format!("{}: {detail}", path.display()))
+    };
+    let text = fs::read(path).map_err(|error| unusable(error.to_string()))?;
+    serde_json::from_slice(&text).map_err(|error| unusable(error.to_string()))
 }
 
 #[cfg(test)]

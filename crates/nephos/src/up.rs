@@ -151,6 +151,7 @@ pub(crate) async fn up(config: Config) -> Result<()> {
         observers,
         keep_audit: config.keep_audit,
         keep_workflows: Retention { age: config.keep_workflows, ..Retention::default() },
+        compute: config.compute.clone(),
     })
     .await?;
 

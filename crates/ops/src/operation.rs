@@ -265,6 +265,8 @@ table! {
         CreateKeyPair, ListKeyPairs, ShowKeyPair, DeleteKeyPair,
         ShowQuota, UpdateQuota,
         CreateServer, ListServers, ShowServer, UpdateServer, DeleteServer, StartServer, StopServer, RebootServer,
+        PauseServer, UnpauseServer, SuspendServer, ResumeServer, RebuildServer, ResizeServer, ConfirmResize, RevertResize,
+        SnapshotServer, RescueServer, UnrescueServer, ShelveServer, UnshelveServer, LockServer, UnlockServer, RestoreServer,
         OpenConsole, ReadConsoleLog,
     ];
     workflow: [

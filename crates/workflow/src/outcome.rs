@@ -38,6 +38,16 @@ impl<T, E> Done<T, E> {
         Self::wait(Keys::default(), delay)
     }
 
+    /// With another value instead, once there is one.
+    #[must_use]
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Done<U, E> {
+        let outcome = match self.outcome {
+            Outcome::Value(value) => Outcome::Value(change(value)),
+            Outcome::Wait { keys, recheck_after } => Outcome::Wait { keys, recheck_after },
+        };
+        Done { outcome, effects: self.effects }
+    }
+
     /// With effects that are committed together with this answer. Effects of a wait are, too.
     #[must_use]
     pub fn with(mut self, effects: E) -> Self {

@@ -12,7 +12,10 @@ pub mod placement;
 pub mod quota;
 pub mod server;
 
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use nephos_store::{Kinds, Store};
 use nephos_types::{Error, Id, Result};
@@ -26,6 +29,18 @@ pub struct Compute {
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) images: Arc<Images>,
     pub(crate) candidates: placement::Candidates,
+    pub(crate) settings: Settings,
+}
+
+/// What operators decide about servers.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// How long deleted servers are kept in the trash; `None` for not at all, unless somebody asks for it.
+    pub trash: Option<Duration>,
+    /// When a resize confirms itself; `None` for never.
+    pub confirm_resize_after: Option<Duration>,
+    /// What every server is told as vendor data, as JSON.
+    pub vendor_data: Option<serde_json::Value>,
 }
 
 impl Compute {
@@ -37,6 +52,7 @@ impl Compute {
         engine: &Engine,
         nodes: &Arc<Nodes>,
         images: &Arc<Images>,
+        settings: Settings,
     ) -> Result<Arc<Self>> {
         let compute = Arc::new(Self {
             store: store.clone(),
@@ -44,6 +60,7 @@ impl Compute {
             nodes: Arc::clone(nodes),
             images: Arc::clone(images),
             candidates: placement::Candidates::default(),
+            settings,
         });
         server::workflows::register(&compute)?;
         flavor::register(handlers, &compute);
@@ -51,6 +68,7 @@ impl Compute {
         quota::register(handlers, &compute);
         server::register(handlers, &compute);
         server::tell_nodes(&compute);
+        server::keep_deadlines(&compute);
         Ok(compute)
     }
 }

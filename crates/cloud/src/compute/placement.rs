@@ -31,7 +31,19 @@ impl Amounts {
         }
     }
 
-    fn minus(self, other: Self) -> Self {
+    /// The greater of each.
+    #[must_use]
+    pub fn most(self, other: Self) -> Self {
+        Self {
+            vcpus: self.vcpus.max(other.vcpus),
+            memory_mib: self.memory_mib.max(other.memory_mib),
+            disk_gib: self.disk_gib.max(other.disk_gib),
+        }
+    }
+
+    /// What is left when the other is taken away; nothing is less than zero.
+    #[must_use]
+    pub fn minus(self, other: Self) -> Self {
         Self {
             vcpus: self.vcpus.saturating_sub(other.vcpus),
             memory_mib: self.memory_mib.saturating_sub(other.memory_mib),
@@ -294,6 +306,11 @@ impl Candidates {
     /// What was claimed on a node is free again, or was never claimed because the store refused.
     pub fn give_back(&self, node: NodeId, amounts: Amounts) {
         self.correct(node, |candidate| candidate.used = candidate.used.minus(amounts));
+    }
+
+    /// More was claimed on a node.
+    pub fn take(&self, node: NodeId, amounts: Amounts) {
+        self.correct(node, |candidate| candidate.used = candidate.used.plus(amounts));
     }
 
     fn correct(&self, node: NodeId, change: impl FnOnce(&mut Candidate)) {

@@ -69,6 +69,43 @@ pub(super) fn give_back(transaction: Transaction, project: ProjectId, amounts: A
         .add(counter(project, "memory_mib"), -amount(amounts.memory_mib), Bound::Any)
 }
 
+/// Refuses what a project's quota has no room for. The transaction decides; this tells in time.
+pub(super) fn check(store: &Store, project: ProjectId, more: Amounts) -> Result<()> {
+    let quota = limits(store, project);
+    for (what, more, limit) in [("vcpus", more.vcpus, quota.vcpus), ("memory_mib", more.memory_mib, quota.memory_mib)] {
+        let counter = counter(project, what);
+        let value = store.counter(&counter);
+        if more > 0 && value.saturating_add(amount(more)) > amount(limit) {
+            return Err(exceeded(&counter, value, amount(more), amount(limit))
+                .unwrap_or_else(|| Error::bug("a quota without words")));
+        }
+    }
+    Ok(())
+}
+
+/// Adds to a transaction that a server takes so much more, or less.
+pub(super) fn change(
+    store: &Store,
+    mut transaction: Transaction,
+    project: ProjectId,
+    more: Amounts,
+    less: Amounts,
+) -> Transaction {
+    let quota = limits(store, project);
+    let amounts = [
+        ("vcpus", more.vcpus, less.vcpus, quota.vcpus),
+        ("memory_mib", more.memory_mib, less.memory_mib, quota.memory_mib),
+    ];
+    for (what, more, less, limit) in amounts {
+        if more > 0 {
+            transaction = transaction.add(counter(project, what), amount(more), Bound::AtMost(amount(limit)));
+        } else if less > 0 {
+            transaction = transaction.add(counter(project, what), -amount(less), Bound::Any);
+        }
+    }
+    transaction
+}
+
 /// The refusal, if a commit failed because one of these counters is full.
 pub(super) fn exceeded(key: &str, value: i64, need: i64, limit: i64) -> Option<Error> {
     let what = match key.strip_prefix("quota/")?.rsplit('/').next()? {

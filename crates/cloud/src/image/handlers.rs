@@ -82,7 +82,7 @@ fn claims(project: Option<ProjectId>, visibility: Visibility, name: &Name) -> Ve
 }
 
 impl Images {
-    pub(super) fn shown(&self, session: &Session, id: ImageId) -> Result<ops::Image> {
+    pub(crate) fn shown(&self, session: &Session, id: ImageId) -> Result<ops::Image> {
         view(session, &*self.store.get::<Image>(id).ok_or_else(|| Error::not_found("image", id))?)
     }
 }
@@ -232,6 +232,26 @@ async fn update(images: Arc<Images>, session: Session, input: UpdateImage) -> Re
     images.shown(&session, id)
 }
 
+/// Adds an image's deletion to a transaction.
+pub(super) fn deletion(transaction: Transaction, record: &Record<Image>) -> Transaction {
+    let (meta, body) = (&record.meta, &record.body);
+    let mut transaction = transaction.delete(record);
+    for claim in meta.name.iter().flat_map(|name| claims(meta.project, body.visibility, name)) {
+        transaction = transaction.release(claim, meta.id);
+    }
+    if let Some(project) = meta.project {
+        transaction = transaction.add(images_counter(project), -1, Bound::Any).add(
+            bytes_counter(project),
+            -body.stored_bytes(),
+            Bound::Any,
+        );
+        if matches!(body.incoming, Some(Incoming::Parts { .. })) {
+            transaction = transaction.add(uploads_counter(project), -1, Bound::Any);
+        }
+    }
+    transaction
+}
+
 async fn delete(images: Arc<Images>, session: Session, input: DeleteImage) -> Result<()> {
     let refused = |error| match error {
         CommitError::Exceeded { ref counter, value, .. } if counter.starts_with("image/") => {
@@ -252,21 +272,8 @@ async fn delete(images: Arc<Images>, session: Session, input: DeleteImage) -> Re
         }
         // Up and down again: refused if it is above zero at this very moment.
         let wanted = wanted_counter(meta.id);
-        let mut transaction =
-            transaction.delete(&record).add(wanted.clone(), 1, Bound::AtMost(1)).add(wanted, -1, Bound::Any);
-        for claim in meta.name.iter().flat_map(|name| claims(meta.project, body.visibility, name)) {
-            transaction = transaction.release(claim, meta.id);
-        }
-        if let Some(project) = meta.project {
-            transaction = transaction.add(images_counter(project), -1, Bound::Any).add(
-                bytes_counter(project),
-                -body.stored_bytes(),
-                Bound::Any,
-            );
-            if matches!(body.incoming, Some(Incoming::Parts { .. })) {
-                transaction = transaction.add(uploads_counter(project), -1, Bound::Any);
-            }
-        }
+        let mut transaction = transaction.add(wanted.clone(), 1, Bound::AtMost(1)).add(wanted, -1, Bound::Any);
+        transaction = deletion(transaction, &record);
         // The file of an upload or a workflow that goes on is its own business: it ends when it finds the record gone.
         let contents = [&body.content, &body.original].into_iter().flatten().map(|content| content.file.clone());
         let parts = match &body.incoming {

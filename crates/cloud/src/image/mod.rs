@@ -22,6 +22,7 @@ mod upload;
 mod work;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{Arc, Weak},
     time::Duration,
@@ -29,9 +30,9 @@ use std::{
 
 use nephos_driver::DiskFormat;
 use nephos_node_api::{Content as Bulk, ImageSource, SnapshotHeader};
-use nephos_ops::image::ImageFormat;
-use nephos_store::{Bound, Kinds, Record, Store, Transaction};
-use nephos_types::{Bytes, Error, ErrorKind, ImageId, NodeId, ProjectId, Reference, Result};
+use nephos_ops::image::{ImageFormat, Properties, Visibility};
+use nephos_store::{Bound, Draft, Kinds, Record, Store, Transaction};
+use nephos_types::{Bytes, Error, ErrorKind, ImageId, Labels, Name, NodeId, ProjectId, Reference, Result};
 
 pub use self::{
     files::{Folder, ImageStore},
@@ -43,6 +44,7 @@ use crate::{
     identity::ProjectUse,
     journal::Engine,
     node::ImageBytes,
+    resolve::name_claim,
     session::Session,
 };
 use kind::Content;
@@ -248,6 +250,75 @@ impl Images {
             min_memory_mib: record.body.min_memory_mib,
         })
     }
+}
+
+impl Images {
+    /// An image of a node's making, to be given its content later.
+    pub(crate) fn draft(
+        &self,
+        transaction: Transaction,
+        project: ProjectId,
+        id: ImageId,
+        draft: SnapshotDraft<'_>,
+    ) -> Transaction {
+        let image = Image {
+            claimed: None,
+            upload: None,
+            incoming: None,
+            content: None,
+            original: None,
+            deactivated: false,
+            fault: None,
+            visibility: Visibility::Private,
+            shared_with: BTreeSet::new(),
+            answers: BTreeMap::new(),
+            protected: draft.protected,
+            min_disk_gib: draft.min_disk_gib,
+            min_memory_mib: draft.min_memory_mib,
+            properties: Properties(draft.properties),
+            tags: BTreeSet::new(),
+        };
+        transaction
+            .create(Draft::new(id, image).project(project).name(draft.name.clone()).labels(draft.labels))
+            .add(images_counter(project), 1, Bound::AtMost(self.settings.limits.project_images))
+            .claim(name_claim::<Image>(project, draft.name), id)
+    }
+
+    /// Adds the deletion of an image to a transaction; nothing is added if there is none. Its file is swept up later.
+    pub(crate) fn discard(&self, transaction: Transaction, id: ImageId) -> Transaction {
+        match self.store.get::<Image>(id) {
+            Some(record) => handlers::deletion(transaction, &record),
+            None => transaction,
+        }
+    }
+
+    /// What nodes are told of an image, and the disk that it needs in GiB; `None` as long as it has no content.
+    ///
+    /// # Errors
+    /// If there is no such image, or it is no root disk.
+    pub(crate) fn source(&self, id: ImageId) -> Result<Option<(ImageSource, u64)>> {
+        let record = self.store.get::<Image>(id).ok_or_else(|| Error::not_found("image", id))?;
+        let Some(content) = &record.body.content else { return Ok(None) };
+        let format = disk_format(content.format).ok_or_else(|| Error::bug("a copy of a disk is no root disk"))?;
+        let source = ImageSource { id, format, size: Bytes(content.size), sha256: content.sha256.clone() };
+        Ok(Some((source, content.disk_gib())))
+    }
+}
+
+/// An image of a node's making.
+pub(crate) struct SnapshotDraft<'a> {
+    /// Its name.
+    pub(crate) name: &'a Name,
+    /// Its labels.
+    pub(crate) labels: Labels,
+    /// Its properties.
+    pub(crate) properties: BTreeMap<String, String>,
+    /// Whether people cannot delete it.
+    pub(crate) protected: bool,
+    /// Least root disk, in GiB.
+    pub(crate) min_disk_gib: u64,
+    /// Least memory, in MiB.
+    pub(crate) min_memory_mib: u64,
 }
 
 /// Images as nodes see them.

@@ -83,7 +83,7 @@ async fn deletion_survives_death_in_every_step() {
         let demo = cloud.demo().await;
         let started = demo.call(create_server("victim", "blank")).await.unwrap();
         succeeded(&demo, started.workflow).await;
-        let _ = demo.call(DeleteServer { server: "victim".parse().unwrap() }).await;
+        let _ = demo.call(DeleteServer { server: "victim".parse().unwrap(), now: false, keep_hours: None }).await;
         cloud.ended().await;
         cloud.settings().kill_at = None;
         cloud.start_again().await;

@@ -59,7 +59,8 @@ pub(crate) async fn succeeded(client: &Client, workflow: WorkflowId) {
 
 /// Deletes a server and waits until it is gone.
 pub(crate) async fn delete_server(client: &Client, name: &str) {
-    let started = client.call(DeleteServer { server: name.parse().unwrap() }).await.unwrap();
+    let started =
+        client.call(DeleteServer { server: name.parse().unwrap(), now: false, keep_hours: None }).await.unwrap();
     succeeded(client, started.workflow).await;
     assert!(server(client, name).await.is_none(), "{name} is gone");
 }

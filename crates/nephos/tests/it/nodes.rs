@@ -147,7 +147,8 @@ async fn a_node_joins_dies_is_missed_and_comes_back() {
     let error = demo.tunnel(OpenConsole { server: "talker".parse().unwrap() }).await.err().expect("nobody is there");
     assert_ne!(error.kind.http_status(), 500, "{error:?}");
     // What is asked of a server there is done when the node is back.
-    let deletion = demo.call(DeleteServer { server: on_there.parse().unwrap() }).await.unwrap();
+    let deletion =
+        demo.call(DeleteServer { server: on_there.parse().unwrap(), now: false, keep_hours: None }).await.unwrap();
     let mut still = machine.guests();
     still.sort_unstable();
     assert_eq!(still, guests, "guests outlive their agent");

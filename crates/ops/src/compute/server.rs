@@ -1,5 +1,7 @@
 //! Operations on servers.
 
+use std::collections::BTreeSet;
+
 use nephos_types::{
     Error, FlavorId, ImageId, Labels, List, Name, NodeId, Number, Page, ProjectId, Reference, ServerId, Text,
     Timestamp, WorkflowId,
@@ -9,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     call::{Download, Started, Tunnel, View},
+    image::Properties,
     operation::{Effect, Example, Method, Operation, Permission, Spec},
 };
 
@@ -26,6 +29,12 @@ pub enum ServerState {
     Paused,
     /// Its memory is saved on the disk of its node; it goes on from there.
     Suspended,
+    /// It runs from a rescue image.
+    Rescued,
+    /// It is put away as an image, and on no node.
+    Shelved,
+    /// It is deleted, and can be restored for a while.
+    Trashed,
     /// It could not be made or started; `fault` says why.
     Error,
     /// It is being deleted.
@@ -73,6 +82,28 @@ impl Fault {
     }
 }
 
+/// A resize that is to be confirmed or reverted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PendingResize {
+    /// The flavor that the server had before.
+    pub old_flavor: FlavorId,
+    /// That flavor's name.
+    pub old_flavor_name: Name,
+    /// When it confirms itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirms_at: Option<Timestamp>,
+}
+
+/// A file that a server finds at its first boot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Personality {
+    /// Absolute path, at most 255 bytes.
+    pub path: Text<255>,
+    /// Content as text.
+    pub content: Text<16384>,
+}
+
 /// A virtual machine or container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Server {
@@ -84,7 +115,7 @@ pub struct Server {
     pub project: ProjectId,
     /// What it is.
     pub state: ServerState,
-    /// What is being done to it: `create`, `start`, `stop`, `reboot`, `delete`.
+    /// What is being done to it: `create`, `start`, `resize`, `delete`, …
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
     /// The workflow that does it, or the last one that did something.
@@ -117,6 +148,33 @@ pub struct Server {
     pub forwards: Vec<Forward>,
     /// How often it was restarted after a crash.
     pub restarts: u64,
+    /// What runs it on its node: `qemu`, `container`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub driver: String,
+    /// Whether it cannot be deleted.
+    #[serde(default)]
+    pub protected: bool,
+    /// Whether it cannot be changed, except by an administrator.
+    #[serde(default)]
+    pub locked: bool,
+    /// Why it is locked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked_reason: Option<String>,
+    /// A resize that is to be confirmed or reverted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resize: Option<PendingResize>,
+    /// The image that it is rescued from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescue_image: Option<ImageId>,
+    /// Until when it can be restored from the trash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trashed_until: Option<Timestamp>,
+    /// Words to find it by.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub tags: BTreeSet<String>,
+    /// What its owner notes about it; also told to the server itself.
+    #[serde(default, skip_serializing_if = "Properties::is_empty")]
+    pub metadata: Properties,
     /// What last went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
@@ -130,7 +188,7 @@ pub struct Server {
 }
 impl View for Server {}
 
-const COLUMNS: &[&str] = &["name", "state", "task", "flavor_name", "node_name", "created_at", "id"];
+pub(super) const SERVER_COLUMNS: &[&str] = &["name", "state", "task", "flavor_name", "node_name", "created_at", "id"];
 
 fn yes() -> bool {
     true
@@ -155,6 +213,18 @@ pub struct CreateServer {
     /// What the server's own first-boot software (cloud-init) is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_data: Option<Text<65535>>,
+    /// Files that it finds at its first boot, at most 10.
+    #[serde(default, skip_serializing_if = "List::is_empty")]
+    pub files: List<Personality, 10>,
+    /// What its owner notes about it; also told to the server itself.
+    #[serde(default, skip_serializing_if = "Properties::is_empty")]
+    pub metadata: Properties,
+    /// Words to find it by, at most 50.
+    #[serde(default, skip_serializing_if = "List::is_empty")]
+    pub tags: List<Text<60>, 50>,
+    /// Whether it cannot be deleted.
+    #[serde(default)]
+    pub protected: bool,
     /// Whether a crashed server is started again.
     #[serde(default = "yes")]
     pub restart: bool,
@@ -173,7 +243,7 @@ impl Operation for CreateServer {
         summary: "Create a server and start it",
         description: "Finds a node with room, brings the image there, and boots.",
         positional: &["name"],
-        columns: COLUMNS,
+        columns: SERVER_COLUMNS,
         examples: &[
             Example { title: "A small server", command: "nephos server create web-1 --image micro --flavor small" },
             Example {
@@ -220,7 +290,7 @@ impl Operation for ListServers {
         path: "/v1/servers",
         permission: Permission::PROJECT_READER,
         summary: "List servers, oldest first",
-        columns: COLUMNS,
+        columns: SERVER_COLUMNS,
         examples: &[
             Example { title: "Those of the project", command: "nephos server list" },
             Example { title: "Those with a label, as JSON", command: "nephos server list --labels team=blue -o json" },
@@ -240,7 +310,7 @@ macro_rules! server_operation {
         }
         impl Operation for $type {
             type Output = $output;
-            const SPEC: Spec = Spec { positional: &["server"], columns: COLUMNS, $($spec)* ..Spec::DEFAULT };
+            const SPEC: Spec = Spec { positional: &["server"], columns: SERVER_COLUMNS, $($spec)* ..Spec::DEFAULT };
         }
     };
 }
@@ -257,18 +327,38 @@ server_operation! {
     }
 }
 
-server_operation! {
-    /// Delete a server.
-    DeleteServer => Started<Server>, {
+/// Delete a server.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteServer {
+    /// Name or id.
+    pub server: Reference,
+    /// For good, even if the cloud or `keep_hours` says that deleted servers are kept in the trash.
+    #[serde(default)]
+    pub now: bool,
+    /// Keep it in the trash for so many hours, at most 8760, instead of what the cloud says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_hours: Option<Number<1, 8760>>,
+}
+impl Operation for DeleteServer {
+    type Output = Started<Server>;
+    const SPEC: Spec = Spec {
         name: "server.delete",
         method: Method::Delete,
         path: "/v1/servers/{server}",
         permission: Permission::PROJECT_MEMBER,
         effect: Effect::Changes,
         summary: "Delete a server and its root disk",
-        description: "Also ends a creation that still goes on.",
-        examples: &[Example { title: "By name", command: "nephos server delete web-1" }],
-    }
+        description: "Also ends a creation that still goes on. A server in the trash is stopped, keeps its name, quota and \
+            place, and can be restored.",
+        positional: &["server"],
+        columns: SERVER_COLUMNS,
+        examples: &[
+            Example { title: "By name", command: "nephos server delete web-1" },
+            Example { title: "Restorable for a day", command: "nephos server delete web-1 --keep-hours 24" },
+        ],
+        ..Spec::DEFAULT
+    };
 }
 
 server_operation! {
@@ -298,7 +388,7 @@ server_operation! {
     }
 }
 
-/// Change a server's name or labels.
+/// Change what a server is called and noted as.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateServer {
@@ -310,6 +400,15 @@ pub struct UpdateServer {
     /// New labels, instead of all old ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<Labels>,
+    /// Whether it cannot be deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protected: Option<bool>,
+    /// New notes, instead of all old ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Properties>,
+    /// New tags, instead of all old ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags: Option<List<Text<60>, 50>>,
 }
 impl Operation for UpdateServer {
     type Output = Server;
@@ -319,9 +418,9 @@ impl Operation for UpdateServer {
         path: "/v1/servers/{server}",
         permission: Permission::PROJECT_MEMBER,
         effect: Effect::Changes,
-        summary: "Change a server's name or labels",
+        summary: "Change a server's name, labels, notes, tags or protection",
         positional: &["server"],
-        columns: COLUMNS,
+        columns: SERVER_COLUMNS,
         examples: &[Example { title: "Another name", command: "nephos server update web-1 --name web-old" }],
         ..Spec::DEFAULT
     };
@@ -351,7 +450,7 @@ impl Operation for StopServer {
         summary: "Stop a running server",
         description: "Asks it to shut down, and cuts the power if it does not in time.",
         positional: &["server"],
-        columns: COLUMNS,
+        columns: SERVER_COLUMNS,
         examples: &[
             Example { title: "Ask first", command: "nephos server stop web-1" },
             Example { title: "At once", command: "nephos server stop web-1 --hard" },
@@ -380,7 +479,7 @@ impl Operation for RebootServer {
         effect: Effect::Changes,
         summary: "Restart a running server",
         positional: &["server"],
-        columns: COLUMNS,
+        columns: SERVER_COLUMNS,
         examples: &[
             Example { title: "Ask first", command: "nephos server reboot web-1" },
             Example { title: "Reset", command: "nephos server reboot web-1 --hard" },

@@ -12,6 +12,7 @@ mod trial;
 use std::{collections::BTreeSet, fmt};
 
 use futures_util::future::BoxFuture;
+use nephos_types::WorkflowId;
 use serde_json::Value;
 
 pub use self::{
@@ -46,6 +47,15 @@ pub trait Scenario: Sync {
     /// # Errors
     /// In words for the developer.
     fn check(&self, journal: &Self::Journal, world: &Self::World, end: End) -> Result<(), String>;
+    /// Does what whoever starts the run does before, knowing its id.
+    fn prepare<'a>(
+        &'a self,
+        _journal: &'a Self::Journal,
+        _world: &'a Self::World,
+        _run: WorkflowId,
+    ) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
     /// Lets whatever the workflow waits for happen (a simulated agent at its work). Called whenever all runs wait, before
     /// time is moved on.
     fn settle<'a>(&'a self, _journal: &'a Self::Journal, _world: &'a Self::World) -> BoxFuture<'a, ()> {

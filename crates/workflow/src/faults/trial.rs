@@ -71,6 +71,7 @@ async fn carry_through<S: Scenario>(
             engine.register(definition).map_err(|error| error.chain())?;
         }
         if round == 0 {
+            scenario.prepare(journal, world, id).await;
             let run = engine.prepare(&name.unwrap_or_default(), id, &scenario.input());
             let run = run.map_err(|error| format!("cannot be prepared: {}", error.chain()))?;
             let effects = <S::Journal as Journal>::Effects::default();

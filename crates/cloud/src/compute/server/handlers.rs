@@ -13,13 +13,14 @@ use nephos_ops::{
     },
 };
 use nephos_store::{CommitError, Draft, Query, Record, Transaction};
-use nephos_types::{Error, Id, Page, PageRequest, Result, ServerId, WorkflowId};
+use nephos_types::{Error, Id, Page, PageRequest, Result, ServerId, Timestamp, WorkflowId};
 use tokio_util::io::ReaderStream;
 
 use super::{
-    BY_NODE, Server,
+    BY_NODE, Server, actions,
+    actions::Wish,
     record::{Life, Task, view},
-    workflows::{Action, CREATE, DELETE, DeleteInput, PowerInput, look},
+    workflows::{Action, CREATE, DELETE, DeleteInput, PowerInput, TRASH, Trash, look},
 };
 use crate::{
     compute::{Compute, flavor::Flavor, keypair::KeyPair, quota},
@@ -55,15 +56,16 @@ pub(crate) fn register(handlers: &mut Handlers, compute: &Arc<Compute>) {
     handlers.handle(compute, reboot);
     handlers.handle(compute, console);
     handlers.handle(compute, console_log);
+    actions::register(handlers, compute);
 }
 
 impl Compute {
-    fn view(&self, record: &Record<Server>) -> Result<ops::Server> {
+    pub(super) fn view(&self, record: &Record<Server>) -> Result<ops::Server> {
         let node = record.body.node.and_then(|node| self.nodes.summary(node));
         view(record, node.map(|node| (node.name, node.up)))
     }
 
-    fn shown(&self, id: ServerId) -> Result<ops::Server> {
+    pub(super) fn shown(&self, id: ServerId) -> Result<ops::Server> {
         self.view(&*self.store.get::<Server>(id).ok_or_else(|| Error::not_found("server", id))?)
     }
 }
@@ -144,6 +146,16 @@ fn decide_creation(
         boot: BootSource::Disk,
         rescue: None,
         snapshots: vec![],
+        resize: None,
+        held: vec![],
+        shelved: false,
+        own_image: None,
+        trashed: None,
+        lock: None,
+        protected: input.protected,
+        metadata: input.metadata.0.clone(),
+        tags: input.tags.as_slice().iter().map(|tag| tag.as_str().to_owned()).collect(),
+        files: files(input)?,
     };
     let amounts = body.amounts();
     let demand = body.demand();
@@ -163,10 +175,26 @@ fn decide_creation(
     Ok((session.remember::<Server>(transaction, id, Some(workflow)), ()))
 }
 
-fn too_small(what: &str, need: u64, have: u64, unit: &str) -> Error {
+pub(super) fn too_small(what: &str, need: u64, have: u64, unit: &str) -> Error {
     Error::invalid("flavor_too_small", "The flavor is too small for the image")
         .detail(format!("{what}: the image needs {need} {unit}, the flavor has {have} {unit}"))
         .next("choose a larger flavor", Some("nephos flavor list".to_owned()))
+}
+
+/// The files that a server finds at its first boot.
+fn files(input: &CreateServer) -> Result<Vec<(String, String)>> {
+    let file = |(index, file): (usize, &ops::Personality)| {
+        let path = file.path.as_str();
+        if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
+            return Err(Error::invalid("invalid_input", "The input of server.create is not valid").reason(
+                format!("files[{index}].path"),
+                "format",
+                "an absolute path of a file",
+            ));
+        }
+        Ok((path.to_owned(), file.content.as_str().to_owned()))
+    };
+    input.files.as_slice().iter().enumerate().map(file).collect()
 }
 
 /// A MAC address out of QEMU's range, made of the server's id.
@@ -230,6 +258,15 @@ async fn update(compute: Arc<Compute>, session: Session, input: UpdateServer) ->
             if let Some(labels) = &input.labels {
                 edit = edit.labels(labels.clone());
             }
+            edit = edit.modify(|server| {
+                server.protected = input.protected.unwrap_or(server.protected);
+                if let Some(metadata) = &input.metadata {
+                    server.metadata.clone_from(&metadata.0);
+                }
+                if let Some(tags) = &input.tags {
+                    server.tags = tags.as_slice().iter().map(|tag| tag.as_str().to_owned()).collect();
+                }
+            });
             Ok((transaction.save(edit), id))
         })
         .await?;
@@ -237,14 +274,14 @@ async fn update(compute: Arc<Compute>, session: Session, input: UpdateServer) ->
 }
 
 /// A refusal because of what the server is, or is being done to it.
-fn wrong_state(record: &Record<Server>, wish: &str, why: String) -> Error {
+pub(super) fn wrong_state(record: &Record<Server>, wish: &str, why: String) -> Error {
     let name = record.meta.name.as_ref().map_or_else(|| record.meta.id.to_string(), ToString::to_string);
     Error::conflict("wrong_state", format!("The server cannot be {wish} now"))
         .detail(why)
         .next("see what it is", Some(format!("nephos server show {name}")))
 }
 
-fn idle(record: &Record<Server>, wish: &str) -> Result<()> {
+pub(super) fn idle(record: &Record<Server>, wish: &str) -> Result<()> {
     match &record.body.task {
         None => Ok(()),
         Some(task) => Err(wrong_state(record, wish, format!("`{}` is still being done to it", task.name))
@@ -252,7 +289,65 @@ fn idle(record: &Record<Server>, wish: &str) -> Result<()> {
     }
 }
 
+/// Refuses changes of a locked server, except by an administrator.
+pub(super) fn unlocked(session: &Session, record: &Record<Server>, wish: &str) -> Result<()> {
+    match &record.body.lock {
+        Some(lock) if !session.is_admin() => {
+            let name = record.meta.name.as_ref().map_or_else(|| record.meta.id.to_string(), ToString::to_string);
+            let why = lock.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+            Err(Error::conflict("server_locked", format!("The server cannot be {wish}: it is locked"))
+                .detail(format!("locked{why}"))
+                .next("unlock it", Some(format!("nephos server unlock {name}"))))
+        }
+        _ => Ok(()),
+    }
+}
+
 async fn delete(compute: Arc<Compute>, session: Session, input: DeleteServer) -> Result<Started<ops::Server>> {
+    let record = session.find::<Server>(&input.server)?;
+    let kept = input.keep_hours.map(|hours| Duration::from_secs(hours.get() * 3600)).or(compute.settings.trash);
+    // What could not be made, or is in the trash already, is of no use there.
+    let trashable = record.body.life == Life::Made && record.body.trashed.is_none();
+    match kept.filter(|_| !input.now && trashable) {
+        Some(kept) => trash(&compute, &session, &input, kept).await,
+        None => delete_for_good(&compute, &session, &input).await,
+    }
+}
+
+fn unprotected(record: &Record<Server>) -> Result<()> {
+    if !record.body.protected {
+        return Ok(());
+    }
+    let name = record.meta.name.as_ref().map_or_else(|| record.meta.id.to_string(), ToString::to_string);
+    Err(Error::conflict("server_protected", "The server is protected from deletion")
+        .next("take the protection away first", Some(format!("nephos server update {name} --protected false"))))
+}
+
+async fn trash(
+    compute: &Compute,
+    session: &Session,
+    input: &DeleteServer,
+    kept: Duration,
+) -> Result<Started<ops::Server>> {
+    let from = &[
+        ServerState::Active,
+        ServerState::Stopped,
+        ServerState::Paused,
+        ServerState::Suspended,
+        ServerState::Rescued,
+        ServerState::Shelved,
+        ServerState::Error,
+        ServerState::Unknown,
+    ];
+    let wish = Wish { done: "deleted", task: "trash", from, needs: None, settled: false };
+    actions::act(compute, session, &input.server, &wish, TRASH, |transaction, record, _, _| {
+        unprotected(record)?;
+        Ok((transaction, Trash { until: Timestamp::now().plus(kept) }))
+    })
+    .await
+}
+
+async fn delete_for_good(compute: &Compute, session: &Session, input: &DeleteServer) -> Result<Started<ops::Server>> {
     let (id, workflow) = session
         .decide(|transaction| {
             let record = session.find::<Server>(&input.server)?;
@@ -260,6 +355,8 @@ async fn delete(compute: Arc<Compute>, session: Session, input: DeleteServer) ->
             if let Some(task) = record.body.task.as_ref().filter(|task| task.name == "delete") {
                 return Ok((transaction.expect(&record), (id, task.workflow)));
             }
+            unlocked(session, &record, "deleted")?;
+            unprotected(&record)?;
             let workflow = WorkflowId::new();
             let other = record.body.task.as_ref().map(|task| task.workflow);
             let run = compute
@@ -267,7 +364,7 @@ async fn delete(compute: Arc<Compute>, session: Session, input: DeleteServer) ->
                 .prepare(DELETE, workflow, &DeleteInput { server: id, other })?
                 .subject(id.to_string())
                 .project(record.meta.project)
-                .author(journal::asked_by(&session));
+                .author(journal::asked_by(session));
             let mut body = record.body.clone();
             body.task = Some(Task { name: "delete".to_owned(), workflow });
             Ok((journal::start(transaction.update(&record, body), run), (id, workflow)))
@@ -278,32 +375,24 @@ async fn delete(compute: Arc<Compute>, session: Session, input: DeleteServer) ->
     Ok(answer)
 }
 
-async fn power(
+/// Begins an action that changes nothing but whether the server runs.
+pub(super) async fn power(
     compute: &Compute,
     session: &Session,
     reference: &nephos_types::Reference,
     action: Action,
-    allowed: impl Fn(&Record<Server>, ServerState) -> Result<()>,
+    wish: &Wish,
 ) -> Result<Started<ops::Server>> {
     let (id, workflow) = session
         .decide(|transaction| {
             let record = session.find::<Server>(reference)?;
             let id = record.meta.id;
-            let wish = match action {
-                Action::Start => "started",
-                Action::Stop { .. } => "stopped",
-                Action::Reboot { .. } => "rebooted",
-            };
-            idle(&record, wish)?;
-            if record.body.life != Life::Made {
-                return Err(wrong_state(&record, wish, "it could not be made; all one can do is delete it".to_owned()));
-            }
-            let view = compute.view(&record)?;
-            allowed(&record, view.state)?;
+            actions::ready(compute, session, &record, wish)?;
             let workflow = WorkflowId::new();
+            let input = PowerInput { server: id, action, before: record.body.wanted };
             let run = compute
                 .engine
-                .prepare(action.workflow(), workflow, &PowerInput { server: id, action })?
+                .prepare(action.workflow(), workflow, &input)?
                 .subject(id.to_string())
                 .project(record.meta.project)
                 .author(journal::asked_by(session));
@@ -318,38 +407,37 @@ async fn power(
 }
 
 async fn start(compute: Arc<Compute>, session: Session, input: StartServer) -> Result<Started<ops::Server>> {
-    power(&compute, &session, &input.server, Action::Start, |record, state| match state {
-        ServerState::Stopped | ServerState::Unknown => Ok(()),
-        _ => Err(wrong_state(record, "started", "it runs already".to_owned())),
-    })
-    .await
+    let from = &[ServerState::Stopped, ServerState::Unknown];
+    let wish = Wish { done: "started", task: "start", from, needs: None, settled: false };
+    power(&compute, &session, &input.server, Action::Start, &wish).await
 }
 
 async fn stop(compute: Arc<Compute>, session: Session, input: StopServer) -> Result<Started<ops::Server>> {
     let grace = input.grace_seconds.map_or(GRACE, |seconds| Duration::from_secs(seconds.get()));
     let grace_ms = if input.hard { 0 } else { u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) };
-    power(&compute, &session, &input.server, Action::Stop { grace_ms }, |record, state| match state {
-        ServerState::Active | ServerState::Unknown => Ok(()),
-        _ => Err(wrong_state(record, "stopped", "it does not run".to_owned())),
-    })
-    .await
+    let from =
+        &[ServerState::Active, ServerState::Paused, ServerState::Suspended, ServerState::Rescued, ServerState::Unknown];
+    let wish = Wish { done: "stopped", task: "stop", from, needs: None, settled: false };
+    power(&compute, &session, &input.server, Action::Stop { grace_ms }, &wish).await
 }
 
 async fn reboot(compute: Arc<Compute>, session: Session, input: RebootServer) -> Result<Started<ops::Server>> {
     let grace_ms = if input.hard { 0 } else { u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX) };
-    power(&compute, &session, &input.server, Action::Reboot { grace_ms }, |record, state| match state {
-        ServerState::Active => Ok(()),
-        _ => Err(wrong_state(record, "rebooted", "it does not run".to_owned())
-            .next("start it", Some("nephos server start".to_owned()))),
-    })
-    .await
+    // Only a running server can be asked.
+    let from: &[ServerState] = if input.hard {
+        &[ServerState::Active, ServerState::Rescued, ServerState::Paused, ServerState::Suspended]
+    } else {
+        &[ServerState::Active, ServerState::Rescued]
+    };
+    let wish = Wish { done: "rebooted", task: "reboot", from, needs: None, settled: false };
+    power(&compute, &session, &input.server, Action::Reboot { grace_ms }, &wish).await
 }
 
 async fn console(compute: Arc<Compute>, session: Session, input: OpenConsole) -> Result<Tunnel> {
     let record = session.find::<Server>(&input.server)?;
     let view = compute.view(&record)?;
     match (view.node, view.state) {
-        (Some(node), ServerState::Active | ServerState::Building) => {
+        (Some(node), ServerState::Active | ServerState::Rescued | ServerState::Building) => {
             let purpose = StreamPurpose::Console { server: record.meta.id };
             Ok(Tunnel(Box::new(compute.nodes.open_stream(node, purpose).await?)))
         }

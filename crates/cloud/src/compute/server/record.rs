@@ -1,5 +1,7 @@
 //! The stored form of a server, and what follows from it: what its node should make of it, and what people see.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use nephos_driver::{ConfigFile, Feature, Firmware, Interface, PortForward, Power};
 use nephos_node_api::{
     BootSource, DesiredServer, ImageSource, ServerReport, ServerState as Reported, SnapshotReport, SnapshotTask,
@@ -7,7 +9,7 @@ use nephos_node_api::{
 };
 use nephos_ops::compute as view;
 use nephos_store::{Kind, Record};
-use nephos_types::{Bytes, FlavorId, Name, NodeId, Result, ServerId, Timestamp, WorkflowId};
+use nephos_types::{Bytes, FlavorId, ImageId, Name, NodeId, Result, ServerId, Timestamp, WorkflowId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -123,19 +125,110 @@ pub struct Server {
     /// Copies of its disk that are being made.
     #[serde(default)]
     pub snapshots: Vec<SnapshotTask>,
+    /// A resize that is not over.
+    #[serde(default)]
+    pub resize: Option<Resize>,
+    /// Images that must stay while its node may still have to fetch them.
+    #[serde(default)]
+    pub held: Vec<ImageId>,
+    /// It is put away: on no node, its disk being its image.
+    #[serde(default)]
+    pub shelved: bool,
+    /// An image that exists only as this server's disk.
+    #[serde(default)]
+    pub own_image: Option<ImageId>,
+    /// It is in the trash.
+    #[serde(default)]
+    pub trashed: Option<Trashed>,
+    /// Changes are refused.
+    #[serde(default)]
+    pub lock: Option<Lock>,
+    /// It cannot be deleted.
+    #[serde(default)]
+    pub protected: bool,
+    /// Notes.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+    /// Words to find it by.
+    #[serde(default)]
+    pub tags: BTreeSet<String>,
+    /// Files for its first boot: path and content.
+    #[serde(default)]
+    pub files: Vec<(String, String)>,
 }
 
+/// A size.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// The flavor that it is taken from.
+    pub flavor: FlavorId,
+    /// Name of that flavor at that time.
+    pub flavor_name: Name,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Root disk in GiB; 0 means the image's own size.
+    pub disk_gib: u64,
+    /// What the root disk is claimed as.
+    pub claimed_disk_gib: u64,
+}
+
+impl Size {
+    fn amounts(&self) -> Amounts {
+        Amounts { vcpus: self.vcpus.into(), memory_mib: self.memory_mib, disk_gib: self.claimed_disk_gib }
+    }
+}
+
+/// A resize that is under way or to be confirmed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resize {
+    /// The size that the server does not have now: first the new one, then the old one. What is claimed suffices for
+    /// either.
+    pub other: Size,
+    /// It waits for a decision; at this time it confirms itself.
+    pub waits: Option<Deadline>,
+}
+
+/// Something that happens by itself at a time, or never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deadline {
+    /// When.
+    pub at: Option<Timestamp>,
+}
+
+/// Who refuses changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lock {
+    /// An administrator, so that only one takes it away.
+    pub by_admin: bool,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+/// A server in the trash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trashed {
+    /// When it is deleted for good.
+    pub until: Timestamp,
+    /// Whether it ran.
+    pub ran: bool,
+}
+
+/// Index of servers that something happens to by itself at some time.
+pub const BY_DEADLINE: &str = "deadline";
 /// Index of servers by the id of their node.
 pub const BY_NODE: &str = "node";
 
 impl Kind for Server {
     type Id = ServerId;
     const NAME: &'static str = "server";
-    const INDEXES: &'static [&'static str] = &[BY_NODE];
+    const INDEXES: &'static [&'static str] = &[BY_NODE, BY_DEADLINE];
 
     fn index(record: &Record<Self>, index: &str) -> Vec<String> {
         match index {
             BY_NODE => record.body.node.iter().map(ToString::to_string).collect(),
+            BY_DEADLINE => record.body.deadline().map(|_| "yes".to_owned()).into_iter().collect(),
             _ => vec![],
         }
     }
@@ -145,7 +238,38 @@ impl Server {
     /// What it takes of its node.
     #[must_use]
     pub fn amounts(&self) -> Amounts {
-        Amounts { vcpus: self.vcpus.into(), memory_mib: self.memory_mib, disk_gib: self.claimed_disk_gib }
+        let own = self.size().amounts();
+        self.resize.as_ref().map_or(own, |resize| own.most(resize.other.amounts()))
+    }
+
+    /// Its size.
+    #[must_use]
+    pub fn size(&self) -> Size {
+        Size {
+            flavor: self.flavor,
+            flavor_name: self.flavor_name.clone(),
+            vcpus: self.vcpus,
+            memory_mib: self.memory_mib,
+            disk_gib: self.disk_gib,
+            claimed_disk_gib: self.claimed_disk_gib,
+        }
+    }
+
+    /// Gives it another size.
+    pub fn take_size(&mut self, size: Size) {
+        self.flavor = size.flavor;
+        self.flavor_name = size.flavor_name;
+        self.vcpus = size.vcpus;
+        self.memory_mib = size.memory_mib;
+        self.disk_gib = size.disk_gib;
+        self.claimed_disk_gib = size.claimed_disk_gib;
+    }
+
+    /// When something happens to it by itself, if nothing else is being done to it then.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Timestamp> {
+        let trashed = self.trashed.as_ref().map(|trashed| trashed.until);
+        trashed.or_else(|| self.resize.as_ref()?.waits?.at)
     }
 
     /// What its node should make of it.
@@ -246,6 +370,22 @@ impl Server {
         matches!(&self.observed, Some(Observed { state: Reported::Present(seen), .. }) if seen.power == Power::On)
     }
 
+    /// Whether it was last seen switched off, or nothing of it is there.
+    #[must_use]
+    pub fn off(&self) -> bool {
+        match self.observed.as_ref().map(|observed| &observed.state) {
+            Some(Reported::Present(seen)) => seen.power == Power::Off,
+            Some(Reported::Gone) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it was last seen in this state of power.
+    #[must_use]
+    pub fn is_power(&self, power: Power) -> bool {
+        matches!(&self.observed, Some(Observed { state: Reported::Present(seen), .. }) if seen.power == power)
+    }
+
     /// What people see, given whether its node is heard of.
     #[must_use]
     pub fn state(&self, node_up: bool) -> view::ServerState {
@@ -255,10 +395,13 @@ impl Server {
         match self.life {
             Life::Failed => view::ServerState::Error,
             Life::Building => view::ServerState::Building,
+            Life::Made if self.trashed.is_some() => view::ServerState::Trashed,
+            Life::Made if self.shelved => view::ServerState::Shelved,
             Life::Made if !node_up => view::ServerState::Unknown,
             Life::Made => match &self.observed {
                 Some(Observed { state: Reported::Gone, .. }) => view::ServerState::Error,
                 Some(Observed { state: Reported::Unknown { .. }, .. }) => view::ServerState::Unknown,
+                Some(Observed { power: Some(Power::On), .. }) if self.rescue.is_some() => view::ServerState::Rescued,
                 Some(Observed { power: Some(Power::On), .. }) => view::ServerState::Active,
                 Some(Observed { power: Some(Power::Off), .. }) => view::ServerState::Stopped,
                 Some(Observed { power: Some(Power::Paused), .. }) => view::ServerState::Paused,
@@ -303,6 +446,22 @@ pub fn view(record: &Record<Server>, node: Option<(Name, bool)>) -> Result<view:
             })
             .collect(),
         restarts: body.restarts,
+        driver: body.driver.clone(),
+        protected: body.protected,
+        locked: body.lock.is_some(),
+        locked_reason: body.lock.as_ref().and_then(|lock| lock.reason.clone()),
+        resize: body.resize.as_ref().and_then(|resize| {
+            let waits = resize.waits?;
+            Some(view::PendingResize {
+                old_flavor: resize.other.flavor,
+                old_flavor_name: resize.other.flavor_name.clone(),
+                confirms_at: waits.at,
+            })
+        }),
+        rescue_image: body.rescue.as_ref().map(|image| image.id),
+        trashed_until: body.trashed.map(|trashed| trashed.until),
+        tags: body.tags.clone(),
+        metadata: nephos_ops::image::Properties(body.metadata.clone()),
         fault: body.fault.clone(),
         labels: record.meta.labels.clone(),
         created_at: record.meta.created_at,

@@ -17,7 +17,7 @@ async fn listed(context: Context, input: Value) -> Vec<String> {
 async fn an_image_is_shared_accepted_and_taken_back() {
     let bench = Bench::new().await;
     let project = Project { domain: DomainId::from_bits(1), parent: None, description: String::new(), enabled: true };
-    let draft = Draft::new(ProjectId::from_bits(2), project).name("other".parse::<nephos_types::Name>().unwrap());
+    let draft = Draft::new(ProjectId::from_bits(2), project).name("other".parse::<Name>().unwrap());
     bench.store.commit(Transaction::new(Author::new("test")).create(draft)).await.unwrap();
     let image = bench.create(json!({ "name": "disk" })).await;
     let id = json!({ "image": image.id });

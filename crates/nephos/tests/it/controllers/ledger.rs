@@ -114,7 +114,7 @@ async fn create(client: &Client, ledger: &Mutex<Ledger>, name: &str) {
 }
 
 async fn delete(client: &Client, ledger: &Mutex<Ledger>, name: &str) {
-    match decided(client, DeleteServer { server: name.parse().unwrap() }).await {
+    match decided(client, DeleteServer { server: name.parse().unwrap(), now: false, keep_hours: None }).await {
         Ok(Started { workflow, .. }) => {
             let run = outcome(client, workflow).await;
             assert_eq!(run.state, WorkflowState::Succeeded, "{run:#?}");

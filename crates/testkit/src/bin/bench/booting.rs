@@ -49,7 +49,7 @@ pub(crate) async fn run() -> Outcome {
         let time = begin.elapsed();
         let guest = cloud.guests().first().copied().ok_or("the guest has no process")?;
         let same = Same::of(guest)?;
-        demo.call(DeleteServer { server: name.parse()? }).await?;
+        demo.call(DeleteServer { server: name.parse()?, now: false, keep_hours: None }).await?;
         until("the guest to be gone", || {
             let gone = cloud.guests().is_empty();
             async move { gone.then_some(()) }

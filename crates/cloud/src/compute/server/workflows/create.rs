@@ -2,12 +2,11 @@
 
 use nephos_driver::PortForward;
 use nephos_node_api::WantedPower;
-use nephos_store::Record;
 use nephos_types::{Error, ErrorKind, NodeId, ServerId};
 use nephos_workflow::{Definition, Done, Failure, StepContext};
 
 use super::{
-    Answer, Input, absent, claim_capacity, effects, failed, finished, forward_claim, is_superseded, let_go_of_image,
+    Answer, Input, absent, claim_capacity, effects, failed, finished, forward_claim, is_superseded, let_go_of_images,
     own, refusal, release_node, server, show_progress, used, wait,
 };
 use crate::{
@@ -48,11 +47,11 @@ pub(super) fn definition(held: &Held) -> Definition<Effects> {
     definition
         .step("find capacity", move |context| {
             let compute = compute.clone();
-            async move { find_capacity(&*compute.get()?, &context) }
+            async move { find_capacity(&*compute.get()?, &context, NAME, context.input().server) }
         })
         .undo(move |context, _: Option<NodeId>| {
             let compute = undoing.clone();
-            async move { give_back(&*compute.get()?, &context) }
+            async move { give_back(&*compute.get()?, &context, NAME, context.input().server) }
         })
         .add();
 
@@ -60,7 +59,7 @@ pub(super) fn definition(held: &Held) -> Definition<Effects> {
     definition
         .step("load image", move |context| {
             let compute = compute.clone();
-            async move { load_image(&*compute.get()?, &context) }
+            async move { load_image(&*compute.get()?, &context, context.input().server) }
         })
         .add();
 
@@ -89,8 +88,14 @@ pub(crate) fn look(compute: &Compute) -> Vec<Candidate> {
     compute.nodes.summaries().into_iter().map(candidate).collect()
 }
 
-fn find_capacity(compute: &Compute, context: &StepContext<Input>) -> Answer<NodeId> {
-    let record = own(compute, context, context.input().server)?;
+/// Places a server and lets it run there.
+pub(super) fn find_capacity<I>(
+    compute: &Compute,
+    context: &StepContext<I>,
+    definition: &str,
+    id: ServerId,
+) -> Answer<NodeId> {
+    let record = own(compute, context, id)?;
     if let Some(node) = record.body.node {
         return Ok(Done::value(node));
     }
@@ -110,7 +115,7 @@ fn find_capacity(compute: &Compute, context: &StepContext<Input>) -> Answer<Node
     body.driver = driver.ok_or_else(|| Failure::retry(Error::not_found("node", node)))?;
     body.generation += 1;
     body.wanted = WantedPower::On { restart: body.restart };
-    let mut transaction = claim_capacity(effects(NAME, context), node, demand.amounts, capacity);
+    let mut transaction = claim_capacity(effects(definition, context), node, demand.amounts, capacity);
     for (index, port) in free_ports(compute, record.meta.id, node, body.forwards.len())?.into_iter().enumerate() {
         transaction = transaction.claim(forward_claim(node, port), record.meta.id);
         if let Some(PortForward { host_port, .. }) = body.forwards.get_mut(index) {
@@ -145,9 +150,10 @@ fn free_ports(compute: &Compute, id: ServerId, node: NodeId, count: usize) -> Re
     Ok(free)
 }
 
-fn load_image(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
+/// Waits until the node has the server's image.
+pub(super) fn load_image<I>(compute: &Compute, context: &StepContext<I>, id: ServerId) -> Answer<()> {
     use nephos_node_api::ServerState::{Present, Working};
-    let record = own(compute, context, context.input().server)?;
+    let record = own(compute, context, id)?;
     if let Some(error) = refusal(&record.body) {
         return Err(Failure::fatal(error));
     }
@@ -168,7 +174,7 @@ fn start(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
     if record.body.reached() && record.body.running() {
         let mut body = finished(record.body.clone());
         body.life = Life::Made;
-        let transaction = let_go_of_image(effects(NAME, context), &record.body);
+        let transaction = let_go_of_images(effects(NAME, context), &record.body);
         return Ok(Done::value(()).with(Some(transaction.update(&record, body))));
     }
     if let Some(error) = refusal(&record.body) {
@@ -179,20 +185,20 @@ fn start(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
 }
 
 /// Undo of the placement: the node removes what it has of the server, then what was claimed there is free again.
-fn give_back(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
-    let Some(record) = compute.store.get::<Server>(context.input().server) else { return Ok(Done::value(())) };
-    if let Some(not_yet) = absent(compute, context, NAME, &record) {
+pub(super) fn give_back<I>(compute: &Compute, context: &StepContext<I>, definition: &str, id: ServerId) -> Answer<()> {
+    let Some(record) = compute.store.get::<Server>(id) else { return Ok(Done::value(())) };
+    if let Some(not_yet) = absent(compute, context, definition, &record) {
         return Ok(not_yet);
     }
     let Some(node) = record.body.node else { return Ok(Done::value(())) };
-    let transaction = release_node(effects(NAME, context), record.meta.id, &record.body);
-    let body = unplaced(&record);
+    let transaction = release_node(effects(definition, context), record.meta.id, &record.body);
+    let body = unplaced(record.body.clone());
     compute.candidates.give_back(node, record.body.amounts());
     Ok(Done::value(()).with(Some(transaction.update(&record, body))))
 }
 
-fn unplaced(record: &Record<Server>) -> Server {
-    let mut body = record.body.clone();
+/// A server as it is on no node.
+pub(super) fn unplaced(mut body: Server) -> Server {
     body.node = None;
     body.observed = None;
     for forward in &mut body.forwards {
@@ -207,7 +213,7 @@ fn mark_failed(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
         Ok(record) => {
             let mut body = failed(record.body.clone(), context);
             body.life = Life::Failed;
-            let transaction = let_go_of_image(effects(NAME, context), &record.body);
+            let transaction = let_go_of_images(effects(NAME, context), &record.body);
             Ok(Done::value(()).with(Some(transaction.update(&record, body))))
         }
         Err(failure) if is_superseded(&failure) => match server(compute, context.input().server) {
@@ -215,7 +221,7 @@ fn mark_failed(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
             Ok(record) if record.body.life == Life::Building => {
                 let mut body = record.body.clone();
                 body.life = Life::Failed;
-                let transaction = let_go_of_image(effects(NAME, context), &record.body);
+                let transaction = let_go_of_images(effects(NAME, context), &record.body);
                 Ok(Done::value(()).with(Some(transaction.update(&record, body))))
             }
             _ => Ok(Done::value(())),

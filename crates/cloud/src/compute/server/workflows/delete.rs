@@ -4,7 +4,7 @@ use nephos_types::{ServerId, WorkflowId};
 use nephos_workflow::{Definition, Done, StepContext, settled_key};
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, LOOK_AGAIN, absent, effects, let_go_of_image, release_node};
+use super::{Answer, LOOK_AGAIN, absent, effects, let_go_of_images, release_node};
 use crate::{
     compute::{Compute, Held, quota, server::Server},
     journal::{Effects, WorkflowRun},
@@ -63,7 +63,8 @@ pub(super) fn definition(held: &Held) -> Definition<Effects> {
 async fn end_other_work(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
     let Some(other) = context.input().other else { return Ok(Done::value(())) };
     let Some(run) = compute.store.get::<WorkflowRun>(other) else { return Ok(Done::value(())) };
-    if run.body.0.state.is_closed() {
+    // What is stuck does nothing more by itself, and its server is not its own any more.
+    if run.body.0.state.is_settled() {
         return Ok(Done::value(()));
     }
     if !run.body.0.cancel_requested {
@@ -77,7 +78,10 @@ fn release(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
     let Some(record) = compute.store.get::<Server>(context.input().server) else { return Ok(Done::value(())) };
     let id = record.meta.id;
     let mut transaction = release_node(effects(NAME, context).delete(&record), id, &record.body);
-    transaction = let_go_of_image(transaction, &record.body);
+    transaction = let_go_of_images(transaction, &record.body);
+    if let Some(image) = record.body.own_image {
+        transaction = compute.images.discard(transaction, image);
+    }
     if let Some(project) = record.meta.project {
         transaction = quota::give_back(transaction, project, record.body.amounts())
             .release(name_claim::<Server>(&project.to_string(), name_of(&record)?), id);

@@ -3,9 +3,17 @@
 //! A step reads the server's record, looks whether what it is for is so already, and otherwise commits what should be
 //! together with its own record and waits for the node's report. So it can be called any number of times.
 
+mod act;
 mod create;
 mod delete;
 mod power;
+mod rebuild;
+pub(crate) mod reclaim;
+mod rescue;
+mod resize;
+mod shelve;
+mod snapshot;
+mod trash;
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,9 +23,20 @@ use nephos_types::{Error, ErrorKind, NodeId, Result, ServerId, Timestamp};
 use nephos_workflow::{Done, Failure, StepContext};
 use serde::{Deserialize, Serialize};
 
-pub(super) use create::{NAME as CREATE, look};
+#[cfg(test)]
+mod tests;
+
+pub(super) use act::{Before, Input as ActInput};
+pub(super) use create::NAME as CREATE;
+pub(crate) use create::look;
 pub(super) use delete::{Input as DeleteInput, NAME as DELETE};
 pub(super) use power::{Action, Input as PowerInput};
+pub(super) use rebuild::{NAME as REBUILD, Rebuild};
+pub(super) use rescue::{RESCUE, Rescue, UNRESCUE};
+pub(super) use resize::{RESIZE, REVERT, Resize as ResizeTo};
+pub(super) use shelve::{SHELVE, Shelve, UNSHELVE};
+pub(super) use snapshot::{NAME as SNAPSHOT, Snapshot};
+pub(super) use trash::{RESTORE, TRASH, Trash};
 
 use super::{Server, record::Life};
 use crate::{
@@ -34,6 +53,21 @@ pub(crate) fn register(compute: &Arc<Compute>) -> Result<()> {
     compute.engine.register(create::definition(&held))?;
     compute.engine.register(delete::definition(&held))?;
     for definition in power::definitions(&held) {
+        compute.engine.register(definition)?;
+    }
+    let actions = [
+        rebuild::definition(&held),
+        resize::definition(&held),
+        resize::revert(&held),
+        snapshot::definition(&held),
+        rescue::definition(&held),
+        rescue::unrescue(&held),
+        shelve::definition(&held),
+        shelve::unshelve(&held),
+        trash::definition(&held),
+        trash::restore(&held),
+    ];
+    for definition in actions {
         compute.engine.register(definition)?;
     }
     Ok(())
@@ -95,8 +129,9 @@ fn refusal(server: &Server) -> Option<Error> {
     observed.error.clone().filter(|error| observed.generation < server.generation && !error.retryable())
 }
 
-/// Lets go of the image that a server is made from, in the transaction in which it ceases to be made.
-fn let_go_of_image(transaction: Transaction, server: &Server) -> Transaction {
+/// Lets go of the images that a server's node may have had to fetch, in the transaction in which it has or will not.
+fn let_go_of_images(transaction: Transaction, server: &Server) -> Transaction {
+    let transaction = server.held.iter().fold(transaction, |transaction, held| image::let_go(transaction, *held));
     match server.life {
         Life::Building => image::let_go(transaction, server.image.id),
         Life::Made | Life::Failed => transaction,

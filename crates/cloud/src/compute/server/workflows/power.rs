@@ -1,7 +1,8 @@
 //! `server.start`, `server.stop`, `server.reboot`: tell the node, and wait until it is so.
 
+use nephos_driver::Power;
 use nephos_node_api::WantedPower;
-use nephos_types::ServerId;
+use nephos_types::{Error, ServerId};
 use nephos_workflow::{Definition, Done, Failure, StepContext};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,14 @@ pub(crate) enum Action {
     Stop { grace_ms: u64 },
     /// Run it anew; it gets this many milliseconds to shut down.
     Reboot { grace_ms: u64 },
+    /// Let it stand still.
+    Pause,
+    /// Let it go on.
+    Unpause,
+    /// Save its memory and end it.
+    Suspend,
+    /// Let it go on.
+    Resume,
 }
 
 impl Action {
@@ -30,6 +39,10 @@ impl Action {
             Self::Start => "server.start",
             Self::Stop { .. } => "server.stop",
             Self::Reboot { .. } => "server.reboot",
+            Self::Pause => "server.pause",
+            Self::Unpause => "server.unpause",
+            Self::Suspend => "server.suspend",
+            Self::Resume => "server.resume",
         }
     }
 
@@ -39,23 +52,46 @@ impl Action {
             Self::Start => "start",
             Self::Stop { .. } => "stop",
             Self::Reboot { .. } => "reboot",
+            Self::Pause => "pause",
+            Self::Unpause => "unpause",
+            Self::Suspend => "suspend",
+            Self::Resume => "resume",
         }
     }
 
     fn ask(self, server: &mut Server) {
         server.generation += 1;
         match self {
-            Self::Start => server.wanted = WantedPower::On { restart: server.restart },
+            Self::Start | Self::Unpause | Self::Resume => {
+                server.wanted = WantedPower::On { restart: server.restart };
+            }
+            Self::Pause => server.wanted = WantedPower::Paused,
+            Self::Suspend => server.wanted = WantedPower::Suspended,
             Self::Stop { grace_ms } => server.wanted = WantedPower::Off { grace_ms },
             Self::Reboot { grace_ms } => {
+                // One that stands still or is suspended is to run afterwards.
+                server.wanted = WantedPower::On { restart: server.restart };
                 server.reboots += 1;
                 server.reboot_grace_ms = grace_ms;
             }
         }
     }
 
+    /// What it is then.
+    fn power(self) -> Power {
+        match self {
+            Self::Start | Self::Reboot { .. } | Self::Unpause | Self::Resume => Power::On,
+            Self::Stop { .. } => Power::Off,
+            Self::Pause => Power::Paused,
+            Self::Suspend => Power::Suspended,
+        }
+    }
+
     fn is_so(self, server: &Server) -> bool {
-        server.reached() && server.running() != matches!(self, Self::Stop { .. })
+        match self.power() {
+            Power::Off => server.reached() && server.off(),
+            power => server.reached() && server.is_power(power),
+        }
     }
 }
 
@@ -64,6 +100,8 @@ impl Action {
 pub(crate) struct Input {
     pub(crate) server: ServerId,
     pub(crate) action: Action,
+    /// What was wanted before.
+    pub(crate) before: WantedPower,
 }
 
 pub(super) fn definitions(held: &Held) -> Vec<Definition<Effects>> {
@@ -71,6 +109,10 @@ pub(super) fn definitions(held: &Held) -> Vec<Definition<Effects>> {
         (Action::Start, "wait until it runs"),
         (Action::Stop { grace_ms: 0 }, "wait until it has stopped"),
         (Action::Reboot { grace_ms: 0 }, "wait until it runs again"),
+        (Action::Pause, "wait until it stands still"),
+        (Action::Unpause, "wait until it goes on"),
+        (Action::Suspend, "wait until its memory is saved"),
+        (Action::Resume, "wait until it goes on"),
     ];
     words.into_iter().map(|(action, waiting)| definition(held, action.workflow(), waiting)).collect()
 }
@@ -105,7 +147,7 @@ fn definition(held: &Held, name: &'static str, waiting: &str) -> Definition<Effe
 /// Gives the generation that the node has to reach. The step's record and the change are one transaction, so it is told
 /// once however often the step is called.
 fn tell(compute: &Compute, context: &StepContext<Input>) -> Answer<u64> {
-    let Input { server, action } = *context.input();
+    let Input { server, action, .. } = *context.input();
     let record = own(compute, context, server)?;
     let mut body = record.body.clone();
     action.ask(&mut body);
@@ -114,7 +156,7 @@ fn tell(compute: &Compute, context: &StepContext<Input>) -> Answer<u64> {
 }
 
 fn until_so(compute: &Compute, context: &StepContext<Input>, generation: u64) -> Answer<()> {
-    let Input { server, action } = *context.input();
+    let Input { server, action, .. } = *context.input();
     let record = own(compute, context, server)?;
     if action.is_so(&record.body) && record.body.generation >= generation {
         let mut body = finished(record.body.clone());
@@ -124,19 +166,36 @@ fn until_so(compute: &Compute, context: &StepContext<Input>, generation: u64) ->
     if let Some(error) = refusal(&record.body) {
         return Err(Failure::fatal(error));
     }
+    if record.body.generation >= generation
+        && record.body.reached()
+        && action.power() != Power::Off
+        && record.body.off()
+    {
+        let error = Error::conflict("guest_not_running", "The server does not run any more")
+            .next("start it", Some("nephos server start".to_owned()));
+        return Err(Failure::fatal(error));
+    }
     show_progress(compute, context, &record.body);
     Ok(wait(server))
 }
 
 /// A server that could not be started stays off, rather than starting by itself at some later time.
 fn take_back(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
-    let Input { server, action } = *context.input();
+    let Input { server, action, .. } = *context.input();
     match own(compute, context, server) {
         Ok(record) => {
             let mut body = failed(record.body.clone(), context);
-            if action == Action::Start {
-                body.wanted = WantedPower::Off { grace_ms: 0 };
-                body.generation += 1;
+            match action {
+                Action::Start => {
+                    body.wanted = WantedPower::Off { grace_ms: 0 };
+                    body.generation += 1;
+                }
+                Action::Pause | Action::Unpause | Action::Suspend | Action::Resume => {
+                    body.wanted = context.input().before;
+                    body.generation += 1;
+                }
+                // It may be on its way, and nobody knows how far.
+                Action::Stop { .. } | Action::Reboot { .. } => {}
             }
             Ok(Done::value(()).with(Some(effects(action.workflow(), context).update(&record, body))))
         }
