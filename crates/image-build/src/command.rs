@@ -31,10 +31,11 @@ fn missing(program: &str) -> Error {
     let package = match program {
         "qemu-img" => "qemu-utils",
         "apt-get" | "apt-cache" => "apt",
+        "mmdebstrap" => "mmdebstrap",
         _ => "dpkg",
     };
     let error = Error::new(ErrorKind::Unsupported, "missing_program", format!("`{program}` is not installed"));
-    if package == "qemu-utils" {
+    if matches!(package, "qemu-utils" | "mmdebstrap") {
         let command = format!("apt-get install {package}");
         error
             .detail(format!("it comes with the package {package}"))

@@ -25,8 +25,37 @@ const CORE_ROOM: usize = 256 << 10;
 const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,flex_bg,sparse_super,large_file,\
                         huge_file,dir_nlink,extra_isize";
 
-/// Turns the root file system's folder into a bootable qcow2.
+/// What kind of disk it becomes.
+pub(crate) struct Layout {
+    /// The file system's label.
+    pub(crate) label: &'static str,
+    /// Its size; sparse, so this costs nothing.
+    pub(crate) size_mib: u32,
+    /// Whether files keep the owners that they have in the folder, rather than belong to root.
+    pub(crate) keep_owners: bool,
+}
+
+/// Where a file in the folder `boot` lies on the disk.
+pub(crate) type Locate<'a> = &'a dyn Fn(&str) -> Result<Vec<Run>>;
+
+/// Turns the micro guest's folder into a bootable qcow2.
 pub(crate) fn make(tools: &Toolbox, root: &Path, scratch: &Path, out: &Path) -> Result<()> {
+    let layout = Layout { label: LABEL, size_mib: SIZE_MIB, keep_owners: false };
+    make_with(tools, root, scratch, out, &layout, |locate| {
+        let files = grub::BootFiles { kernel: locate("vmlinuz")?, initrd: locate("initrd")? };
+        grub::make_core(tools, &files, BOOT_ARGUMENTS.trim(), scratch)
+    })
+}
+
+/// Turns a folder into a bootable qcow2, with the core of GRUB that `core` makes.
+pub(crate) fn make_with(
+    tools: &Toolbox,
+    root: &Path,
+    scratch: &Path,
+    out: &Path,
+    layout: &Layout,
+    core: impl FnOnce(Locate<'_>) -> Result<Vec<u8>>,
+) -> Result<()> {
     // Takes the place of GRUB's core, which is made when the others' places are known. Not zeros: they would be a hole.
     let reserved = root.join("boot/core.img");
     fs::write(&reserved, vec![0xff; CORE_ROOM]).map_err(|error| io_error("writing", &reserved, error))?;
@@ -34,17 +63,17 @@ pub(crate) fn make(tools: &Toolbox, root: &Path, scratch: &Path, out: &Path) -> 
     run(tools
         .command("mke2fs")?
         .env("MKE2FS_CONFIG", "/dev/null")
-        .args(["-q", "-F", "-t", "ext4", "-m", "0", "-L", LABEL, "-I", "256", "-b"])
+        .args(["-q", "-F", "-t", "ext4", "-m", "0", "-L", layout.label, "-I", "256", "-b"])
         .arg(BLOCK.to_string())
         .args(["-O", FEATURES, "-E", "root_owner=0:0,lazy_itable_init=0", "-J", "size=4", "-d"])
         .arg(root)
         .arg(&raw)
-        .arg(format!("{SIZE_MIB}M")))?;
-    give_to_root(tools, root, &raw)?;
-
+        .arg(format!("{}M", layout.size_mib)))?;
+    if !layout.keep_owners {
+        give_to_root(tools, root, &raw)?;
+    }
     let locate = |name: &str| locate(tools, &raw, root, name);
-    let files = grub::BootFiles { kernel: locate("vmlinuz")?, initrd: locate("initrd")? };
-    let core = grub::make_core(tools, &files, BOOT_ARGUMENTS.trim(), scratch)?;
+    let core = core(&locate)?;
     grub::install(tools, &raw, &core, &locate("core.img")?)?;
     run(command("qemu-img", ["convert", "-c", "-f", "raw", "-O", "qcow2"]).arg(&raw).arg(out)).map(drop)
 }

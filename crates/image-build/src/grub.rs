@@ -40,6 +40,9 @@ const LOAD_SEGMENT: u16 = 0x820;
 /// Modules for reading a kernel from a disk.
 const MODULES: &[&str] = &["biosdisk", "linux16"];
 
+/// Modules for reading a kernel from an ext4 file system.
+const MODULES_BY_NAME: &[&str] = &["biosdisk", "ext2", "linux"];
+
 /// A run of sectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run {
@@ -60,8 +63,19 @@ pub(crate) struct BootFiles {
 
 /// Makes `core.img`, which boots these files without showing a menu.
 pub(crate) fn make_core(tools: &Toolbox, files: &BootFiles, arguments: &str, scratch: &Path) -> Result<Vec<u8>> {
+    let script = format!("linux16 {} {arguments}\ninitrd16 {}\nboot\n", list(&files.kernel), list(&files.initrd));
+    core(tools, &script, MODULES, scratch)
+}
+
+/// Makes `core.img`, which boots what the links `/vmlinuz` and `/initrd.img` name then: a Debian keeps them on its newest
+/// kernel.
+pub(crate) fn make_core_by_name(tools: &Toolbox, arguments: &str, scratch: &Path) -> Result<Vec<u8>> {
+    let script = format!("set root=(hd0)\nlinux /vmlinuz {arguments}\ninitrd /initrd.img\nboot\n");
+    core(tools, &script, MODULES_BY_NAME, scratch)
+}
+
+fn core(tools: &Toolbox, content: &str, modules_in: &[&str], scratch: &Path) -> Result<Vec<u8>> {
     let script = scratch.join("grub-boot");
-    let content = format!("linux16 {} {arguments}\ninitrd16 {}\nboot\n", list(&files.kernel), list(&files.initrd));
     fs::write(&script, content).map_err(|error| io_error("writing", &script, error))?;
     let core = scratch.join("core.img");
     // The prefix names no device: GRUB then takes the disk that it was loaded from.
@@ -73,7 +87,7 @@ pub(crate) fn make_core(tools: &Toolbox, files: &BootFiles, arguments: &str, scr
         .arg(&script)
         .arg("-o")
         .arg(&core)
-        .args(MODULES))?;
+        .args(modules_in))?;
     fs::read(&core).map_err(|error| io_error("reading", &core, error))
 }
 

@@ -14,6 +14,7 @@ mod cache;
 mod command;
 mod container;
 mod cpio;
+mod debian;
 mod disk;
 mod grub;
 mod libraries;
@@ -29,7 +30,10 @@ use std::{
 
 use nephos_types::{Error, ErrorKind, Result};
 
-pub use crate::container::micro_container;
+pub use crate::{
+    container::micro_container,
+    debian::{Release, debian},
+};
 
 use crate::{
     cache::Cache,

@@ -1,11 +1,13 @@
-//! `nephos image build micro`: make the small guest on this machine and upload it.
+//! `nephos image build`: make an image on this machine and upload it.
+
+use std::path::Path;
 
 use clap::{Arg, Command};
 use nephos_cli::{
     Invocation, LocalCommand,
     client::{Client, Upload},
 };
-use nephos_image_build::{MicroImage, Options};
+use nephos_image_build::{Options, Progress, Release};
 use nephos_ops::image::{CreateImage, Image, UploadImage};
 use nephos_types::{Error, ErrorKind, Name, Result};
 
@@ -17,28 +19,45 @@ pub(crate) fn command() -> LocalCommand {
             .arg(
                 Arg::new("what")
                     .required(true)
-                    .value_parser(["micro"])
-                    .help("What to build: micro, a small Linux guest"),
+                    .value_parser(["micro", "debian"])
+                    .help("What to build: micro, a small Linux guest; or debian, a full Debian (takes root)"),
             )
-            .arg(Arg::new("name").long("name").value_name("NAME").help("Name of the image [default: micro]"))
+            .arg(Arg::new("name").long("name").value_name("NAME").help("Name of the image [default: what is built]"))
+            .arg(Arg::new("suite").long("suite").value_name("SUITE").help(
+                "Which Debian: bookworm, trixie, … [default: this machine's, or trixie]",
+            ))
+            .arg(Arg::new("mirror").long("mirror").value_name("URL").help(
+                "Where a Debian's packages come from [default: http://deb.debian.org/debian]",
+            ))
             .after_help(
-                "The micro guest is made of the distribution's own packages. It boots to a login within seconds:\n\
-                 root with the password nephos on the console, or the server's key pair by SSH.\n\n\
-                 Example:\n  nephos image build micro",
+                "Images are made of the distribution's own packages.\n\
+                 The micro guest boots to a login within seconds: root with the password nephos on the console, or the\n\
+                 server's key pair by SSH. Debian has systemd, cloud-init, the QEMU guest agent and an SSH server; log in\n\
+                 as the user debian with the server's key pair. It is built by mmdebstrap (apt-get install mmdebstrap).\n\n\
+                 Examples:\n  nephos image build micro\n  sudo nephos image build debian --suite trixie",
             ),
         run: |invocation: &Invocation<'_>| {
-            let name: Name = invocation.matches.get_one::<String>("name").map_or("micro", String::as_str).parse()?;
+            let text = |name: &str| invocation.matches.get_one::<String>(name).cloned();
+            let what = text("what").unwrap_or_default();
+            let name: Name = text("name").as_deref().unwrap_or(&what).parse()?;
             let quiet = invocation.quiet();
-            let image = nephos_image_build::micro(&Options::default(), |progress| {
+            let show = |progress: Progress| {
                 if !quiet {
                     eprintln!("  {}/{} {}", progress.step, progress.steps, progress.what);
                 }
-            })?;
-            let made = invocation.block_on(async { upload(&invocation.client().await?, name, &image).await })?;
+            };
+            let (disk, flavor) = match what.as_str() {
+                "debian" => {
+                    let release = Release { suite: text("suite"), mirror: text("mirror") };
+                    (nephos_image_build::debian(&Options::default(), &release, show)?, "small")
+                }
+                _ => (nephos_image_build::micro(&Options::default(), show)?.disk, "tiny"),
+            };
+            let made = invocation.block_on(async { upload(&invocation.client().await?, name, &disk).await })?;
             println!("{}", made.id);
             if !quiet {
                 eprintln!(
-                    "✔ image {} is active; try: nephos server create hello --image {} --flavor tiny",
+                    "✔ image {} is active; try: nephos server create hello --image {} --flavor {flavor}",
                     made.name, made.name
                 );
             }
@@ -47,7 +66,7 @@ pub(crate) fn command() -> LocalCommand {
     }
 }
 
-async fn upload(client: &Client, name: Name, micro: &MicroImage) -> Result<Image> {
+async fn upload(client: &Client, name: Name, disk: &Path) -> Result<Image> {
     let request = |visibility: &str| -> Result<CreateImage> {
         serde_json::from_value(serde_json::json!({ "name": name, "format": "qcow2", "visibility": visibility }))
             .map_err(|error| Error::internal("the request for the image does not fit", error))
@@ -57,6 +76,6 @@ async fn upload(client: &Client, name: Name, micro: &MicroImage) -> Result<Image
         Err(error) if error.kind == ErrorKind::Forbidden => client.call(request("private")?).await?,
         other => other?,
     };
-    let upload = Upload::file(&micro.disk).await?;
+    let upload = Upload::file(disk).await?;
     client.call_upload(UploadImage { image: made.id.to_string().parse()?, sha256: None }, upload).await
 }

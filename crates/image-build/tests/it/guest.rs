@@ -13,7 +13,7 @@ use nephos_image_build::MicroImage;
 use tempfile::TempDir;
 
 /// Generous, because a machine under load boots guests many times slower.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 pub(crate) struct Guest {
     process: Child,
@@ -25,11 +25,16 @@ pub(crate) struct Guest {
 
 impl Guest {
     pub(crate) fn from_disk(image: &MicroImage) -> Self {
-        Self::start(image, |_| vec![])
+        Self::start(&image.disk, ("512M", 256), |_| vec![])
     }
 
     pub(crate) fn with_config_drive(image: &MicroImage, files: &[(&str, &str)]) -> Self {
-        Self::start(image, |folder| {
+        Self::configured(&image.disk, ("512M", 256), files)
+    }
+
+    /// On a disk grown to this size, with this much memory in MiB.
+    pub(crate) fn configured(disk: &Path, size: (&str, u32), files: &[(&str, &str)]) -> Self {
+        Self::start(disk, size, |folder| {
             let drive = folder.join("cidata.img");
             make_config_drive(&drive, files);
             vec!["-drive".into(), format!("file={},if=virtio,format=raw,readonly=on", drive.display())]
@@ -46,27 +51,28 @@ impl Guest {
             "-append".into(),
             MicroImage::KERNEL_ARGUMENTS.into(),
         ];
-        Self::run(folder, &arguments)
+        Self::run(folder, 256, &arguments)
     }
 
-    fn start(image: &MicroImage, more: impl FnOnce(&Path) -> Vec<String>) -> Self {
+    fn start(image: &Path, (size, memory): (&str, u32), more: impl FnOnce(&Path) -> Vec<String>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let disk = folder.path().join("disk.qcow2");
         let made = Command::new("qemu-img")
             .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
-            .args([&image.disk, &disk])
-            .arg("512M")
+            .args([image, &disk])
+            .arg(size)
             .status();
         assert!(made.unwrap().success());
         let mut arguments = vec!["-drive".into(), format!("file={},if=virtio", disk.display())];
         arguments.extend(more(folder.path()));
-        Self::run(folder, &arguments)
+        Self::run(folder, memory, &arguments)
     }
 
-    fn run(folder: TempDir, arguments: &[String]) -> Self {
+    fn run(folder: TempDir, memory: u32, arguments: &[String]) -> Self {
         let path = |name: &str| folder.path().join(name).display().to_string();
         let process = Command::new("qemu-system-x86_64")
-            .args(["-accel", "tcg,tb-size=64", "-cpu", "max", "-machine", "q35", "-m", "256", "-nodefaults"])
+            .args(["-accel", "tcg,tb-size=64", "-cpu", "max", "-machine", "q35", "-nodefaults", "-m"])
+            .arg(memory.to_string())
             .args(["-display", "none", "-vga", "std", "-netdev", "user,id=net,restrict=on"])
             .args(["-device", "virtio-net-pci,netdev=net"])
             .arg("-chardev")
