@@ -242,7 +242,7 @@ pub(super) fn deletion(transaction: Transaction, record: &Record<Image>) -> Tran
     if let Some(project) = meta.project {
         transaction = transaction.add(images_counter(project), -1, Bound::Any).add(
             bytes_counter(project),
-            -body.stored_bytes(),
+            -body.charged_bytes(),
             Bound::Any,
         );
         if matches!(body.incoming, Some(Incoming::Parts { .. })) {

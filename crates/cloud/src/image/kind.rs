@@ -98,6 +98,9 @@ pub enum Incoming {
         output: FileName,
         /// The workflow.
         workflow: WorkflowId,
+        /// The bytes that the project's quota was charged with already.
+        #[serde(default)]
+        charged: i64,
     },
 }
 
@@ -150,9 +153,12 @@ impl Image {
         incoming.into_iter().chain(contents).chain([self.upload.as_ref()]).flatten().any(|named| named == file)
     }
 
-    /// The bytes that it takes.
+    /// The bytes that the project's quota is charged with for it.
     #[must_use]
-    pub fn stored_bytes(&self) -> i64 {
+    pub fn charged_bytes(&self) -> i64 {
+        if let Some(Incoming::Work { charged, .. }) = self.incoming {
+            return charged;
+        }
         let sizes = [&self.content, &self.original].into_iter().flatten().map(|content| content.size);
         i64::try_from(sizes.fold(0, u64::saturating_add)).unwrap_or(i64::MAX)
     }

@@ -82,7 +82,7 @@ pub(super) fn start(
     let edit = record.edit().modify(|image| {
         image.upload = None;
         image.fault = None;
-        image.incoming = Some(Incoming::Work { file, output, workflow });
+        image.incoming = Some(Incoming::Work { file, output, workflow, charged: 0 });
     });
     Ok((journal::start(transaction.save(edit), run), workflow))
 }
@@ -136,7 +136,7 @@ fn definition(name: &'static str, images: &Arc<Images>) -> Definition<Effects> {
             let held = doing.clone();
             async move {
                 let inspected = context.get(inspected)?;
-                check(held.get()?, &context, inspected).await
+                check(held.get()?, &context, name, inspected).await
             }
         })
         .call_limit(STEP_WITHIN)
@@ -151,6 +151,7 @@ fn definition(name: &'static str, images: &Arc<Images>) -> Definition<Effects> {
                 publish(&*held.get()?, &context, name, original, content).await
             }
         })
+        .no_return()
         .call_limit(STEP_WITHIN)
         .add();
 
@@ -160,8 +161,9 @@ fn definition(name: &'static str, images: &Arc<Images>) -> Definition<Effects> {
 /// The image, if this run still works on it.
 fn own(images: &Images, context: &StepContext<Input>) -> Result<Arc<Record<Image>>, Failure> {
     let id = context.input().image;
+    // The file's name is never given again, so it says whose work this is.
     let record = images.store.get::<Image>(id).filter(
-        |record| matches!(record.body.incoming, Some(Incoming::Work { workflow, .. }) if workflow == context.run_id()),
+        |record| matches!(&record.body.incoming, Some(Incoming::Work { file, .. }) if *file == context.input().file),
     );
     record.ok_or_else(|| Failure::fatal(Error::conflict("image_deleted", "The image was deleted meanwhile")))
 }
@@ -312,12 +314,36 @@ async fn qemu_img(arguments: &[String], files: &[Given<'_>], largest: u64) -> Re
         .next("convert it yourself (qemu-img convert -O qcow2 FILE FILE.qcow2), and upload the result", None))
 }
 
-/// What is published: what it was converted to, checked like a stranger's file, or what came.
-async fn check(images: Arc<Images>, context: &StepContext<Input>, original: Content) -> Answer<Content> {
+/// What is to be published: what it was converted to, checked like a stranger's file, or what came. The project's quota
+/// is charged with it here, so that publishing cannot be refused.
+async fn check(images: Arc<Images>, context: &StepContext<Input>, name: &str, original: Content) -> Answer<Content> {
     own(&images, context)?;
-    if !original.format.is_converted() {
-        return Ok(Done::value(original));
+    let kept = if images.settings.keep_originals { original.size } else { 0 };
+    let (content, size) = if original.format.is_converted() {
+        let content = check_converted(&images, context).await?;
+        let size = content.size.saturating_add(kept);
+        (content, size)
+    } else {
+        let size = original.size;
+        (original, size)
+    };
+    let size = i64::try_from(size).unwrap_or(i64::MAX);
+    let record = own(&images, context)?;
+    let more = size.saturating_sub(record.body.charged_bytes());
+    let mut transaction = journal::effects(name, context.run_id());
+    if let Some(project) = record.meta.project {
+        let most = Bound::AtMost(images.settings.limits.project_bytes);
+        transaction = transaction.add(bytes_counter(project), more, most);
     }
+    let edit = record.edit().modify(|image| {
+        if let Some(Incoming::Work { charged, .. }) = &mut image.incoming {
+            *charged = size;
+        }
+    });
+    Ok(Done::value(content).with(Some(transaction.save(edit))))
+}
+
+async fn check_converted(images: &Images, context: &StepContext<Input>) -> Result<Content> {
     context.progress(None, "checking the converted image");
     let output = context.input().output.clone();
     let path = images.files.spool().path(&output);
@@ -326,8 +352,7 @@ async fn check(images: Arc<Images>, context: &StepContext<Input>, original: Cont
     qemu_img(&arguments, &given, 0).await?;
     let most = images.settings.limits.size;
     let judged = path.clone();
-    let content = blocking(move || judge(&judged, output, Some(ImageFormat::Qcow2), most)).await?;
-    Ok(Done::value(content))
+    blocking(move || judge(&judged, output, Some(ImageFormat::Qcow2), most)).await
 }
 
 async fn publish(
@@ -337,20 +362,19 @@ async fn publish(
     original: Content,
     content: Content,
 ) -> Answer<()> {
-    let converted = original.file != content.file;
-    let has = |record: &Record<Image>| record.body.content.as_ref().is_some_and(|has| has.file == content.file);
-    if images.store.get::<Image>(context.input().image).is_some_and(|record| has(&record)) {
-        // Recorded by the call before this one; what is not needed any more goes.
-        if converted && !images.settings.keep_originals {
-            images.files.spool().remove(&original.file).await?;
-        }
+    let Ok(record) = own(images, context) else {
+        // Deleted: there is nothing to publish for.
+        remove_files(images, context).await?;
         return Ok(Done::value(()));
-    }
-    let record = own(images, context)?;
+    };
+    let converted = original.file != content.file;
     let keep = converted && images.settings.keep_originals;
     images.files.publish(&content.file).await?;
     if keep {
         images.files.publish(&original.file).await?;
+    } else if converted {
+        // Not needed if this is called again.
+        images.files.spool().remove(&original.file).await?;
     }
     let mut body = record.body.clone();
     body.min_disk_gib = body.min_disk_gib.max(content.disk_gib());
@@ -358,12 +382,7 @@ async fn publish(
     body.fault = None;
     body.content = Some(content);
     body.original = keep.then_some(original);
-    let mut transaction = journal::effects(name, context.run_id());
-    if let Some(project) = record.meta.project {
-        let most = Bound::AtMost(images.settings.limits.project_bytes);
-        transaction = transaction.add(bytes_counter(project), body.stored_bytes(), most);
-    }
-    Ok(Done::after(Duration::ZERO).with(Some(transaction.update(&record, body))))
+    Ok(Done::value(()).with(Some(journal::effects(name, context.run_id()).update(&record, body))))
 }
 
 /// The image is queued again and says why; then its files go.
@@ -372,9 +391,18 @@ async fn give_back(images: &Images, context: &StepContext<Input>, name: &str) ->
         let mut body = record.body.clone();
         body.incoming = None;
         body.fault = context.failure().map(|error| Fault::of(error, Timestamp::now()));
-        let transaction = journal::effects(name, context.run_id()).update(&record, body);
+        let mut transaction = journal::effects(name, context.run_id()).update(&record, body);
+        if let Some(project) = record.meta.project {
+            transaction = transaction.add(bytes_counter(project), -record.body.charged_bytes(), Bound::Any);
+        }
         return Ok(Done::after(Duration::ZERO).with(Some(transaction)));
     }
+    remove_files(images, context).await?;
+    Ok(Done::value(()))
+}
+
+/// Removes the run's files, unless the image has them.
+async fn remove_files(images: &Images, context: &StepContext<Input>) -> Result<()> {
     let record = images.store.get::<Image>(context.input().image);
     for file in [&context.input().file, &context.input().output] {
         if record.as_ref().is_none_or(|record| !record.body.names(file)) {
@@ -382,7 +410,7 @@ async fn give_back(images: &Images, context: &StepContext<Input>, name: &str) ->
             images.files.remove(file).await?;
         }
     }
-    Ok(Done::value(()))
+    Ok(())
 }
 
 /// A stopping process is no reason to fail.
@@ -391,3 +419,6 @@ impl Held {
         self.0.upgrade().ok_or_else(|| Error::new(ErrorKind::Unavailable, "stopping", "The control plane is stopping"))
     }
 }
+
+#[cfg(test)]
+mod tests;

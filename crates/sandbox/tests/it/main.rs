@@ -1,4 +1,5 @@
 //! What a confined program can reach, tried by one.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 

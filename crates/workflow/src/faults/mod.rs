@@ -9,7 +9,7 @@
 mod inject;
 mod trial;
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use futures_util::future::BoxFuture;
 use nephos_types::WorkflowId;
@@ -55,6 +55,11 @@ pub trait Scenario: Sync {
         _run: WorkflowId,
     ) -> BoxFuture<'a, ()> {
         Box::pin(std::future::ready(()))
+    }
+    /// How long steps may be at work, by the clock on the wall, before it is taken that they wait for time to be moved on.
+    /// To be raised for steps that really read and write files.
+    fn patience(&self) -> Duration {
+        trial::PATIENCE
     }
     /// Lets whatever the workflow waits for happen (a simulated agent at its work). Called whenever all runs wait, before
     /// time is moved on.

@@ -29,7 +29,7 @@ pub struct Trial {
 /// How often time may be moved on before a run counts as never ending.
 const MAX_MOVES: usize = 2_000;
 /// For how long, in real time, nothing may happen while a call is under way before time is moved on all the same.
-const PATIENCE: Duration = Duration::from_millis(3);
+pub(super) const PATIENCE: Duration = Duration::from_millis(3);
 /// How often a run may get stuck, or crash, before it counts as never ending.
 const MAX_ROUNDS: usize = 64;
 
@@ -153,7 +153,7 @@ async fn follow<S: Scenario>(
             tokio::select! {
                 biased;
                 () = injector.alarmed.notified() => continue,
-                done = tokio::time::timeout(PATIENCE, busy) => if done.is_ok() { continue },
+                done = tokio::time::timeout(scenario.patience(), busy) => if done.is_ok() { continue },
             }
         }
         moves += 1;
