@@ -39,6 +39,9 @@ fn sample(fields: &Fields, name: &str) -> Value {
     if let Some(first) = schema.get("enum").and_then(|values| values.get(0)) {
         return first.clone();
     }
+    if name == "url" {
+        return json!("https://192.0.2.1/no-such-thing");
+    }
     let text = schema.to_string();
     match fields.json_type(name) {
         "integer" | "number" => schema.get("minimum").cloned().unwrap_or(json!(1)),

@@ -106,7 +106,7 @@ pub(super) fn can(compute: &Compute, record: &Record<Server>, feature: Feature, 
     if node.driver(&record.body.driver).is_some_and(|driver| driver.features.contains(&feature)) {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Unsupported, "unsupported", format!("The server cannot be {done}"))
+    Err(Error::conflict("unsupported", format!("The server cannot be {done}"))
         .detail(format!("the driver `{}` on node {} does not know how", record.body.driver, node.name))
         .next("see what it can do", Some(format!("nephos node show {}", node.name))))
 }
@@ -199,13 +199,9 @@ async fn rebuild(compute: Arc<Compute>, session: Session, input: RebuildServer) 
         if node.is_none_or(|node| {
             node.driver(&server.driver).is_none_or(|driver| !driver.disk_formats.contains(&image.source.format))
         }) {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "unsupported",
-                "The server cannot be rebuilt from that image",
-            )
-            .detail(format!("the driver `{}` that runs it does not boot that format", server.driver))
-            .next("create another server from it", None));
+            return Err(Error::conflict("unsupported", "The server cannot be rebuilt from that image")
+                .detail(format!("the driver `{}` that runs it does not boot that format", server.driver))
+                .next("create another server from it", None));
         }
         body.held.push(image.source.id);
         let change = Rebuild {
