@@ -38,7 +38,6 @@ struct File {
     keep_workflows_days: Option<u32>,
     trash_hours: Option<u32>,
     confirm_resize_hours: Option<u32>,
-    vendor_data: Option<PathBuf>,
     log: Option<String>,
     database: Option<String>,
     secret_file: Option<PathBuf>,
@@ -235,7 +234,7 @@ fn read(path: &Path) -> Result<Option<File>> {
     toml::from_str(&text).map(Some).map_err(|error| {
         Error::invalid("config", format!("{} is not valid", path.display()))
             .detail(error.message().to_owned())
-            .next("known keys: data, listen, s3_listen, node_listen, node_name, simulated_nodes, keep_audit_days, keep_workflows_days, trash_hours, confirm_resize_hours, vendor_data, log, database, secret_file, images, node_address, keep_original_images, import_allow", None)
+            .next("known keys: data, listen, s3_listen, node_listen, node_name, simulated_nodes, keep_audit_days, keep_workflows_days, trash_hours, confirm_resize_hours, log, database, secret_file, images, node_address, keep_original_images, import_allow", None)
     })
 }
 
@@ -327,7 +326,6 @@ impl Config {
                 "confirm_resize_hours",
                 own.confirm_resize_hours.or(system.confirm_resize_hours),
             )?,
-            vendor_data: own.vendor_data.or(system.vendor_data).map(|path| vendor_data(&path)).transpose()?,
         };
         let (log, log_format) = logging(matches, own.log.or(system.log));
         let database = optional::<String>(matches, "database").or(own.database).or(system.database);
@@ -376,16 +374,6 @@ fn hours(key: &str, hours: Option<u32>) -> Result<Option<Duration>> {
         Some(_) => Err(Error::invalid("config", format!("`{key}` is too large"))
             .detail(format!("at most {MOST} are accepted; 0 means never"))),
     }
-}
-
-/// What every server is told as vendor data.
-fn vendor_data(path: &Path) -> Result<serde_json::Value> {
-    let unusable = |detail: String| {
-        Error::invalid("config", "`vendor_data` does not name a file with JSON")
-            .detail(format!("{}: {detail}", path.display()))
-    };
-    let text = fs::read(path).map_err(|error| unusable(error.to_string()))?;
-    serde_json::from_slice(&text).map_err(|error| unusable(error.to_string()))
 }
 
 #[cfg(test)]

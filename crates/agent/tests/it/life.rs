@@ -183,6 +183,9 @@ async fn while_the_control_plane_is_away_guests_are_kept_so_even_by_a_new_agent(
     // A crash is repaired …
     host.crash(web.id, "while away");
     wait_for(|| host.calls(Verb::Start) == 2).await;
+    // (A restart is counted once it is done, and the count is what the new agent goes on from.)
+    let record = data.path().join("servers").join(format!("{}.json", web.id));
+    wait_for(|| std::fs::read_to_string(&record).is_ok_and(|text| text.contains("\"restarts\":1"))).await;
     // … and a power cut, after which a new agent finds nothing running and nobody to ask.
     agent.kill().await;
     host.lose_power();

@@ -39,8 +39,6 @@ pub struct Settings {
     pub trash: Option<Duration>,
     /// When a resize confirms itself; `None` for never.
     pub confirm_resize_after: Option<Duration>,
-    /// What every server is told as vendor data, as JSON.
-    pub vendor_data: Option<serde_json::Value>,
 }
 
 impl Compute {

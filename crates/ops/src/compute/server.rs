@@ -172,7 +172,7 @@ pub struct Server {
     /// Words to find it by.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub tags: BTreeSet<String>,
-    /// What its owner notes about it; also told to the server itself.
+    /// What its owner notes about it; also on the server's configuration drive (`meta` in NoCloud's meta-data).
     #[serde(default, skip_serializing_if = "Properties::is_empty")]
     pub metadata: Properties,
     /// What last went wrong.
@@ -213,10 +213,10 @@ pub struct CreateServer {
     /// What the server's own first-boot software (cloud-init) is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_data: Option<Text<65535>>,
-    /// Files that it finds at its first boot, at most 10.
+    /// Files that its own first-boot software (cloud-init) writes, at most 10.
     #[serde(default, skip_serializing_if = "List::is_empty")]
     pub files: List<Personality, 10>,
-    /// What its owner notes about it; also told to the server itself.
+    /// What its owner notes about it; also on the server's configuration drive (`meta` in NoCloud's meta-data).
     #[serde(default, skip_serializing_if = "Properties::is_empty")]
     pub metadata: Properties,
     /// Words to find it by, at most 50.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use nephos_driver::{ConfigFile, Feature, Firmware, Interface, PortForward, Power};
 use nephos_node_api::{
     BootSource, DesiredServer, ImageSource, ServerReport, ServerState as Reported, SnapshotReport, SnapshotTask,
@@ -321,10 +322,21 @@ impl Server {
                 meta_data.push_str(&format!("  - {key}\n"));
             }
         }
-        vec![
+        if !self.metadata.is_empty() {
+            meta_data.push_str(&format!("meta: {}\n", serde_json::json!(self.metadata)));
+        }
+        let mut drive = vec![
             ConfigFile { path: "meta-data".to_owned(), content: meta_data },
             ConfigFile { path: "user-data".to_owned(), content: self.user_data.clone().unwrap_or_default() },
-        ]
+        ];
+        if !self.files.is_empty() {
+            // Vendor data, so that what people write into user data stands beside it.
+            let write = |(path, content): &(String, String)| serde_json::json!({ "path": path, "encoding": "b64", "content": STANDARD.encode(content) });
+            let files: Vec<_> = self.files.iter().map(write).collect();
+            let content = format!("#cloud-config\n{}\n", serde_json::json!({ "write_files": files }));
+            drive.push(ConfigFile { path: "vendor-data".to_owned(), content });
+        }
+        drive
     }
 
     /// Takes in what the node says. Returns whether anything that matters has changed.

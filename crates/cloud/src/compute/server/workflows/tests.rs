@@ -471,3 +471,21 @@ async fn trash_and_back() {
     };
     holds(case).await;
 }
+
+#[test]
+fn files_and_metadata_reach_the_configuration_drive() {
+    let mut server = running(NodeId::new());
+    let drive = |server: &Server| server.desired(ServerId::new()).config_drive;
+    assert!(drive(&server).iter().all(|file| file.path != "vendor-data" && !file.content.contains("meta:")));
+    server.metadata.insert("role".to_owned(), "a: \"b\"\n".to_owned());
+    server.files.push(("/etc/motd".to_owned(), "hello\n".to_owned()));
+    let drive = drive(&server);
+    let content = |path: &str| drive.iter().find(|file| file.path == path).unwrap().content.clone();
+    // One line of JSON, whatever is in it.
+    assert!(content("meta-data").lines().any(|line| line == r#"meta: {"role":"a: \"b\"\n"}"#));
+    let vendor = content("vendor-data");
+    let body = vendor.strip_prefix("#cloud-config\n").unwrap();
+    let expected =
+        serde_json::json!({ "write_files": [{ "path": "/etc/motd", "encoding": "b64", "content": "aGVsbG8K" }] });
+    assert_eq!(serde_json::from_str::<Value>(body).unwrap(), expected);
+}
