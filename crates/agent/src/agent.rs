@@ -102,7 +102,7 @@ impl Agent {
             let hello = Hello {
                 protocol: PROTOCOL_VERSION,
                 agent_version: self.config.version.clone(),
-                inventory: inventory::read(&self.config, capabilities.clone())?,
+                inventory: inventory::read(&self.config, capabilities.clone(), self.servers.drivers.missing())?,
             };
             match self.client.hello(&hello).await {
                 Ok(answer) => {

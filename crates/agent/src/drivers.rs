@@ -3,28 +3,43 @@
 use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
 use futures_util::{Stream, StreamExt, stream};
-use nephos_driver::{Capabilities, ComputeDriver, GuestEvent};
+use nephos_driver::{Capabilities, ComputeDriver, GuestEvent, MissingDriver};
 use nephos_types::{Error, Result, ServerId};
 
 /// The drivers of one node, the first one being for servers that name none. Cheap to clone.
 #[derive(Clone)]
-pub struct Drivers(Arc<[(String, Arc<dyn ComputeDriver>)]>);
+pub struct Drivers {
+    present: Arc<[(String, Arc<dyn ComputeDriver>)]>,
+    missing: Arc<[MissingDriver]>,
+}
 
 impl Drivers {
     /// These drivers, the preferred one first. A later one with the name of an earlier one is never used.
     #[must_use]
     pub fn new(drivers: Vec<Arc<dyn ComputeDriver>>) -> Self {
-        Self(drivers.into_iter().map(|driver| (driver.capabilities().driver, driver)).collect())
+        let present = drivers.into_iter().map(|driver| (driver.capabilities().driver, driver)).collect();
+        Self { present, missing: Arc::default() }
+    }
+
+    /// With what the machine does not let it have, for people to see.
+    #[must_use]
+    pub fn without(self, missing: Vec<MissingDriver>) -> Self {
+        Self { missing: missing.into(), ..self }
+    }
+
+    /// What the machine does not let it have.
+    pub(crate) fn missing(&self) -> Vec<MissingDriver> {
+        self.missing.to_vec()
     }
 
     /// What each of them can do.
     pub(crate) fn capabilities(&self) -> Vec<Capabilities> {
-        self.0.iter().map(|(_, driver)| driver.capabilities()).collect()
+        self.present.iter().map(|(_, driver)| driver.capabilities()).collect()
     }
 
     /// The one of this name; the first one if the name is empty.
     pub(crate) fn named(&self, name: &str) -> Result<&Arc<dyn ComputeDriver>> {
-        let found = self.0.iter().find(|(known, _)| name.is_empty() || known == name).map(|(_, driver)| driver);
+        let found = self.present.iter().find(|(known, _)| name.is_empty() || known == name).map(|(_, driver)| driver);
         found.ok_or_else(|| {
             Error::conflict("no_such_driver", "The node has no driver for the server")
                 .detail(format!("it is for the driver `{name}`"))
@@ -34,7 +49,7 @@ impl Drivers {
     /// All guests that the drivers have anything of, and which driver it is.
     pub(crate) async fn list(&self) -> Result<BTreeMap<ServerId, Arc<dyn ComputeDriver>>> {
         let mut guests = BTreeMap::new();
-        for (_, driver) in &*self.0 {
+        for (_, driver) in &*self.present {
             for id in driver.list().await? {
                 guests.entry(id).or_insert_with(|| Arc::clone(driver));
             }
@@ -44,7 +59,7 @@ impl Drivers {
 
     /// What happens to guests by themselves, whichever driver runs them.
     pub(crate) fn events(&self) -> Pin<Box<dyn Stream<Item = GuestEvent> + Send>> {
-        stream::select_all(self.0.iter().map(|(_, driver)| driver.events())).boxed()
+        stream::select_all(self.present.iter().map(|(_, driver)| driver.events())).boxed()
     }
 }
 

@@ -27,6 +27,7 @@ pub fn simulated_config(hostname: String, cpus: u32, memory: Bytes, disk: Bytes)
             forward_ports: PortRange { first: 20_000, last: 29_999 },
             // Replaced by what the driver says.
             compute: vec![],
+            missing: vec![],
         }),
         // Its guests cannot change unseen, so looking at all of them is only a safeguard.
         sweep: Duration::from_secs(600),

@@ -2,16 +2,16 @@
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
-use nephos_driver::Capabilities;
+use nephos_driver::{Capabilities, MissingDriver};
 use nephos_node_api::Inventory;
 use nephos_types::{Bytes, Error, Result};
 
 use crate::config::Config;
 
 /// Reads it; what guests cannot have is already taken off.
-pub(crate) fn read(config: &Config, compute: Vec<Capabilities>) -> Result<Inventory> {
+pub(crate) fn read(config: &Config, compute: Vec<Capabilities>, missing: Vec<MissingDriver>) -> Result<Inventory> {
     if let Some(inventory) = &config.inventory {
-        return Ok(Inventory { compute, ..inventory.clone() });
+        return Ok(Inventory { compute, missing, ..inventory.clone() });
     }
     let system = nix::sys::utsname::uname().map_err(|error| Error::internal("uname failed", error))?;
     let text = |value: &std::ffi::OsStr| value.to_string_lossy().into_owned();
@@ -27,6 +27,7 @@ pub(crate) fn read(config: &Config, compute: Vec<Capabilities>) -> Result<Invent
         disk: disk(config.data.as_deref().unwrap_or(Path::new("/")), config.reserved_disk)?,
         forward_ports: config.forward_ports,
         compute,
+        missing,
     })
 }
 

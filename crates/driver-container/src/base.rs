@@ -183,14 +183,18 @@ impl Drop for Unfinished {
     }
 }
 
-/// Which image it is: its file, as it is now. Whoever replaces the file makes another image.
+/// Which image it is: its file. Whoever puts another file in its place makes another image. When it was last changed
+/// does not matter: by that the node's image cache notes when an image was last used.
 fn key(path: &Path, format: DiskFormat, file: &File) -> io::Result<String> {
     let mut hash = Sha256::new();
     hash.update(path.as_os_str().as_encoded_bytes());
     let file = file.metadata()?;
-    for number in [file.ino(), file.len(), file.mtime().unsigned_abs(), file.mtime_nsec().unsigned_abs()] {
+    // Not every file system knows.
+    let made = file.created().ok().and_then(|made| made.duration_since(SystemTime::UNIX_EPOCH).ok());
+    for number in [file.ino(), file.len()] {
         hash.update(number.to_le_bytes());
     }
+    hash.update(made.unwrap_or_default().as_nanos().to_le_bytes());
     hash.update([u8::from(format == DiskFormat::Oci)]);
     Ok(hex::encode(hash.finalize().get(..16).unwrap_or_default()))
 }

@@ -43,6 +43,15 @@ pub struct Capabilities {
     pub features: BTreeSet<Feature>,
 }
 
+/// A driver that a node would have if the machine let it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingDriver {
+    /// Its name: `qemu`, `container`.
+    pub driver: String,
+    /// What is missing.
+    pub reason: String,
+}
+
 /// Something that not every driver can do. A driver that does not name it refuses the calls that need it with
 /// `unsupported`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ pub mod refusal;
 pub mod simulated;
 mod spec;
 
-pub use capabilities::{Accelerator, Capabilities, Feature};
+pub use capabilities::{Accelerator, Capabilities, Feature, MissingDriver};
 pub use compute::{ComputeDriver, Console, Snapshot, SnapshotRequest, StopMode};
 pub use inside::{Answer, GuestInfo, GuestInterface, Hidden, MAX_CONTENT, Question};
 pub use observation::{GuestEvent, Observation, Power, Presence, Usage};

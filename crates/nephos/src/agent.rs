@@ -1,24 +1,14 @@
 //! `nephos agent`: this machine as a node of a control plane elsewhere.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use clap::{Arg, Command};
 use nephos_agent::{Join, RemoteNode};
 use nephos_cli::{Invocation, LocalCommand};
-use nephos_driver::ComputeDriver;
-use nephos_driver_qemu::{Acceleration, Config as QemuConfig, QemuDriver};
 use nephos_types::{Error, Result};
 use tokio_util::sync::CancellationToken;
 
-use crate::{config, logging};
-
-/// Where distributions and our own image build leave kernels that a probe guest can boot.
-const KERNEL_FOLDERS: [&str; 1] = ["/boot"];
+use crate::{config, drivers, logging};
 
 pub(crate) fn command() -> LocalCommand {
     LocalCommand {
@@ -69,7 +59,7 @@ pub(crate) fn command() -> LocalCommand {
 
 async fn run(data: &Path, join: Option<Join>) -> Result<()> {
     let node = RemoteNode::open(data, join.as_ref()).await?;
-    let driver = qemu(data).await?;
+    let drivers = drivers::open(data).await?;
     let shutdown = CancellationToken::new();
     let stopping = shutdown.clone();
     tokio::spawn(async move {
@@ -80,25 +70,5 @@ async fn run(data: &Path, join: Option<Join>) -> Result<()> {
     });
     println!("✔ this machine is node {}; Ctrl-C stops the agent, its servers keep running", node.node());
     let settings = nephos_agent::Config { data: Some(data.to_owned()), ..nephos_agent::Config::default() };
-    node.run(settings, driver, shutdown).await
-}
-
-/// The QEMU driver on a node's folder, probing for hardware virtualisation with whatever kernel the machine has.
-pub(crate) async fn qemu(folder: &Path) -> Result<Arc<dyn ComputeDriver>> {
-    let mut settings = QemuConfig::new(folder);
-    settings.acceleration = Acceleration::Probe { kernels: kernels() };
-    Ok(Arc::new(QemuDriver::open(settings).await?))
-}
-
-fn kernels() -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = KERNEL_FOLDERS
-        .iter()
-        .filter_map(|folder| fs::read_dir(folder).ok())
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz")))
-        .collect();
-    found.extend(nephos_image_build::cached().map(|image| image.kernel));
-    found
+    node.run(settings, drivers, shutdown).await
 }

@@ -8,7 +8,7 @@ use nephos_cli::{
     client::{Client, Upload},
 };
 use nephos_image_build::{Options, Progress, Release};
-use nephos_ops::image::{CreateImage, Image, UploadImage};
+use nephos_ops::image::{CreateImage, Image, ImageFormat, UploadImage};
 use nephos_types::{Error, ErrorKind, Name, Result};
 
 pub(crate) fn command() -> LocalCommand {
@@ -19,8 +19,11 @@ pub(crate) fn command() -> LocalCommand {
             .arg(
                 Arg::new("what")
                     .required(true)
-                    .value_parser(["micro", "debian"])
-                    .help("What to build: micro, a small Linux guest; or debian, a full Debian (takes root)"),
+                    .value_parser(["micro", "micro-container", "debian"])
+                    .help(
+                        "What to build: micro, a small Linux guest; micro-container, the same as a container; or debian, \
+                         a full Debian (takes root)",
+                    ),
             )
             .arg(Arg::new("name").long("name").value_name("NAME").help("Name of the image [default: what is built]"))
             .arg(Arg::new("suite").long("suite").value_name("SUITE").help(
@@ -32,7 +35,7 @@ pub(crate) fn command() -> LocalCommand {
             .after_help(
                 "Images are made of the distribution's own packages.\n\
                  The micro guest boots to a login within seconds: root with the password nephos on the console, or the\n\
-                 server's key pair by SSH. Debian has systemd, cloud-init, the QEMU guest agent and an SSH server; log in\n\
+                 server's key pair by SSH. The micro container has the same login on its console and no SSH. Debian has systemd, cloud-init, the QEMU guest agent and an SSH server; log in\n\
                  as the user debian with the server's key pair. It is built by mmdebstrap (apt-get install mmdebstrap).\n\n\
                  Examples:\n  nephos image build micro\n  sudo nephos image build debian --suite trixie",
             ),
@@ -46,14 +49,17 @@ pub(crate) fn command() -> LocalCommand {
                     eprintln!("  {}/{} {}", progress.step, progress.steps, progress.what);
                 }
             };
-            let (disk, flavor) = match what.as_str() {
+            let (file, format, flavor) = match what.as_str() {
                 "debian" => {
                     let release = Release { suite: text("suite"), mirror: text("mirror") };
-                    (nephos_image_build::debian(&Options::default(), &release, show)?, "small")
+                    (nephos_image_build::debian(&Options::default(), &release, show)?, ImageFormat::Qcow2, "small")
                 }
-                _ => (nephos_image_build::micro(&Options::default(), show)?.disk, "tiny"),
+                "micro-container" => {
+                    (nephos_image_build::micro_container(&Options::default(), show)?, ImageFormat::Tar, "tiny")
+                }
+                _ => (nephos_image_build::micro(&Options::default(), show)?.disk, ImageFormat::Qcow2, "tiny"),
             };
-            let made = invocation.block_on(async { upload(&invocation.client().await?, name, &disk).await })?;
+            let made = invocation.block_on(async { upload(&invocation.client().await?, name, format, &file).await })?;
             println!("{}", made.id);
             if !quiet {
                 eprintln!(
@@ -66,9 +72,9 @@ pub(crate) fn command() -> LocalCommand {
     }
 }
 
-async fn upload(client: &Client, name: Name, disk: &Path) -> Result<Image> {
+async fn upload(client: &Client, name: Name, format: ImageFormat, file: &Path) -> Result<Image> {
     let request = |visibility: &str| -> Result<CreateImage> {
-        serde_json::from_value(serde_json::json!({ "name": name, "format": "qcow2", "visibility": visibility }))
+        serde_json::from_value(serde_json::json!({ "name": name, "format": format, "visibility": visibility }))
             .map_err(|error| Error::internal("the request for the image does not fit", error))
     };
     // For everybody if one may, for one's own project otherwise.
@@ -76,6 +82,6 @@ async fn upload(client: &Client, name: Name, disk: &Path) -> Result<Image> {
         Err(error) if error.kind == ErrorKind::Forbidden => client.call(request("private")?).await?,
         other => other?,
     };
-    let upload = Upload::file(disk).await?;
+    let upload = Upload::file(file).await?;
     client.call_upload(UploadImage { image: made.id.to_string().parse()?, sha256: None }, upload).await
 }

@@ -7,6 +7,7 @@ mod agent;
 mod backup;
 mod config;
 mod controller;
+mod drivers;
 mod image_build;
 mod kill_point;
 mod logging;

@@ -22,7 +22,7 @@ use nephos_api_native::Native;
 use nephos_auth::ServerCertificate;
 use nephos_cli::{Invocation, LocalCommand};
 use nephos_cloud::{Control, Options, identity::Printed, workflow::Retention};
-use nephos_driver::{ComputeDriver, simulated::SimulatedHost};
+use nephos_driver::simulated::SimulatedHost;
 use nephos_http::{
     Health, Server, Status,
     rate::{Limiter, Rates},
@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    logging, observe,
+    drivers, logging, observe,
     reach::{self, Reached},
 };
 
@@ -328,9 +328,9 @@ async fn start_agents(
     let name = config.node_name.clone().or(hostname).unwrap_or_else(|| "node".to_owned());
     let first = control.nodes.local("machine", &name).await?;
     let folder = config.data.join("node");
-    let driver: Arc<dyn ComputeDriver> = crate::agent::qemu(&folder).await?;
+    let drivers = drivers::open(&folder).await?;
     let connector = Arc::new(Local::new(first, plane, shutdown.clone()));
     let settings = nephos_agent::Config { data: Some(folder), ..nephos_agent::Config::default() };
-    let agent = tokio::spawn(Agent::run(settings, connector, driver, shutdown.clone()));
+    let agent = tokio::spawn(Agent::run(settings, connector, drivers, shutdown.clone()));
     Ok(Agents { first, running: Running::Machine(agent) })
 }

@@ -1,7 +1,7 @@
 //! The messages. Additive changes only within one [`PROTOCOL_VERSION`]; unknown fields are ignored on both sides, so
 //! that a newer agent works with an older control plane and the other way round.
 
-use nephos_driver::{Capabilities, ConfigFile, DiskFormat, Firmware, Interface, Observation, Usage};
+use nephos_driver::{Capabilities, ConfigFile, DiskFormat, Firmware, Interface, MissingDriver, Observation, Usage};
 use nephos_types::{Bytes, Error, ImageId, NodeId, ServerId, StreamId, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -68,6 +68,9 @@ pub struct Inventory {
     /// What the node's compute drivers can do; the first one is for servers that name none.
     #[serde(deserialize_with = "one_or_many")]
     pub compute: Vec<Capabilities>,
+    /// Drivers that it would have besides.
+    #[serde(default)]
+    pub missing: Vec<MissingDriver>,
 }
 
 /// A node used to have one driver.

@@ -34,6 +34,15 @@ pub struct NodeDriver {
     pub features: Vec<String>,
 }
 
+/// Something that could run servers on a node, and does not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeMissingDriver {
+    /// Its name: `qemu`, `container`.
+    pub name: String,
+    /// What is missing.
+    pub reason: String,
+}
+
 /// A machine that runs an agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Node {
@@ -74,6 +83,9 @@ pub struct Node {
     /// All that can run servers on it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drivers: Vec<NodeDriver>,
+    /// What could run servers on it, if the machine let it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_drivers: Vec<NodeMissingDriver>,
     /// How guests' instructions are executed: `kvm`, or `tcg` and why not better.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accelerator: Option<String>,

@@ -217,6 +217,9 @@ pub fn choose(candidates: &[Candidate], demand: &Demand) -> Result<usize, Error>
             error = error.reason(candidate.name.as_str(), refusal.constraint, refusal.detail);
         }
     }
+    if let Some(format) = demand.format.filter(|format| !candidates.iter().any(|node| node.abilities.boot(*format))) {
+        return Err(no_driver(error, format));
+    }
     let free = |amount: fn(&Amounts) -> u64| {
         candidates
             .iter()
@@ -241,6 +244,23 @@ pub fn choose(candidates: &[Candidate], demand: &Demand) -> Result<usize, Error>
         .detail(detail)
         .next("use a smaller flavor", Some("nephos flavor list".to_owned()))
         .next("add a machine", Some("nephos node join-token".to_owned())))
+}
+
+/// What to do about an image that no node at all can run.
+fn no_driver(error: Error, format: DiskFormat) -> Error {
+    let detail = format!("no node has a driver that runs {format:?} images").to_lowercase();
+    let (install, command) = if format.is_root_file_system() {
+        (
+            "for containers, install crun on a node and run its agent as root",
+            "apt-get install --no-install-recommends crun",
+        )
+    } else {
+        ("for virtual machines, install QEMU on a node", "apt-get install qemu-system-x86 qemu-utils")
+    };
+    error
+        .detail(detail)
+        .next("see under missing_drivers what a node lacks", Some("nephos node show NODE".to_owned()))
+        .next(install, Some(command.to_owned()))
 }
 
 /// The picture of all nodes that decisions are made on.

@@ -95,6 +95,7 @@ pub(super) async fn receive(
     let format = match header.format {
         DiskFormat::Qcow2 => ImageFormat::Qcow2,
         DiskFormat::Raw => ImageFormat::Raw,
+        DiskFormat::Tar => ImageFormat::Tar,
         format => {
             return Err(Error::new(ErrorKind::Unsupported, "unsupported_format", "The copy cannot be an image")
                 .detail(format!("its format is {format:?}")));

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use nephos_driver::{Accelerator, Capabilities};
+use nephos_driver::{Accelerator, Capabilities, MissingDriver};
 use nephos_ops::node as ops;
 use nephos_store::{Bound, CommitError, Query, Record};
 use nephos_types::{Error, ErrorKind, Page, Result};
@@ -29,6 +29,10 @@ fn driver_view(driver: &Capabilities) -> ops::NodeDriver {
         formats: driver.disk_formats.iter().map(|format| word(serde_json::to_value(format))).collect(),
         features: driver.features.iter().map(|feature| word(serde_json::to_value(feature))).collect(),
     }
+}
+
+fn missing_view(missing: &MissingDriver) -> ops::NodeMissingDriver {
+    ops::NodeMissingDriver { name: missing.driver.clone(), reason: missing.reason.clone() }
 }
 
 impl Nodes {
@@ -67,6 +71,9 @@ impl Nodes {
             cpu_model: inventory.map(|inventory| inventory.cpu_model.clone()),
             driver: drivers.first().map(|driver| format!("{} {}", driver.driver, driver.version)),
             drivers: drivers.iter().map(driver_view).collect(),
+            missing_drivers: inventory
+                .map(|inventory| inventory.missing.iter().map(missing_view).collect())
+                .unwrap_or_default(),
             accelerator: drivers.first().and_then(|driver| match &driver.accelerator {
                 Accelerator::Kvm => Some("kvm".to_owned()),
                 Accelerator::Tcg { reason } => Some(format!("tcg: {reason}")),

@@ -123,6 +123,7 @@ fn hello() -> Hello {
             soft_stop: true,
             features: [].into(),
         }],
+        missing: vec![],
     };
     Hello { protocol: PROTOCOL_VERSION, agent_version: "1".to_owned(), inventory }
 }

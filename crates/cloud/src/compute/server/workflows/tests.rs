@@ -72,6 +72,7 @@ fn inventory() -> Inventory {
             soft_stop: true,
             features: [Feature::Pause, Feature::Suspend, Feature::Snapshot, Feature::Rescue].into(),
         }],
+        missing: vec![],
     }
 }
 
