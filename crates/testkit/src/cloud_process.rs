@@ -278,7 +278,7 @@ impl CloudProcess {
         .await
     }
 
-    /// Process ids of guests of this cloud: QEMU processes that work in its data folder.
+    /// Process ids of guests of this cloud: QEMU processes and keepers of containers that work in its data folder.
     #[must_use]
     pub fn guests(&self) -> Vec<u32> {
         guests_in(&self.data())

@@ -12,7 +12,10 @@ use nix::{
     unistd::Pid,
 };
 
-/// QEMU processes whose working folder or arguments name a folder.
+/// The keepers of containers are this program itself, with this argument.
+const KEEPER: &[u8] = b"container-keeper";
+
+/// Processes that run a guest, a QEMU or the keeper of a container, whose working folder or arguments name a folder.
 pub(crate) fn guests_in(folder: &Path) -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else { return vec![] };
     let name = folder.to_string_lossy().into_owned();
@@ -23,10 +26,11 @@ pub(crate) fn guests_in(folder: &Path) -> Vec<u32> {
             let process = PathBuf::from(format!("/proc/{pid}"));
             let program = fs::read_link(process.join("exe")).unwrap_or_default();
             let qemu = program.file_name().is_some_and(|file| file.to_string_lossy().starts_with("qemu-system"));
+            let line = fs::read(process.join("cmdline")).unwrap_or_default();
+            let keeper = line.split(|byte| *byte == 0).nth(1) == Some(KEEPER);
             let here = fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder));
-            let named =
-                fs::read(process.join("cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains(&name));
-            qemu && (here || named)
+            let named = String::from_utf8_lossy(&line).contains(&name);
+            qemu && (here || named) || keeper && here
         })
         .collect()
 }
@@ -35,6 +39,44 @@ pub(crate) fn guests_in(folder: &Path) -> Vec<u32> {
 pub(crate) fn kill_guests_in(folder: &Path) {
     for pid in guests_in(folder) {
         send(pid, Signal::SIGKILL);
+    }
+    // What a killed keeper leaves is for the next agent to end, and there is none.
+    for container in containers_in(folder) {
+        for group in groups_of(&container) {
+            end_group(&group);
+        }
+    }
+}
+
+/// The names of the containers that have anything in a folder.
+fn containers_in(folder: &Path) -> Vec<String> {
+    let places = [folder.join("node/containers/guests"), folder.join("containers/guests")];
+    let entries = places.iter().filter_map(|place| fs::read_dir(place).ok()).flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.starts_with("srv-")).collect()
+}
+
+/// The control groups of a container, of either version.
+fn groups_of(container: &str) -> Vec<PathBuf> {
+    let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
+    let all = hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]);
+    all.map(|path| path.join("nephos").join(container)).filter(|path| path.is_dir()).collect()
+}
+
+/// Ends the processes of a group and removes it.
+fn end_group(group: &Path) {
+    for _ in 0..1000 {
+        for pid in fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines() {
+            if let Ok(pid) = pid.parse() {
+                send(pid, Signal::SIGKILL);
+            }
+        }
+        // One that stands still does not notice.
+        let _ = fs::write(group.join("freezer.state"), "THAWED");
+        // Processes need a moment to leave.
+        if fs::remove_dir(group).is_ok() || !group.exists() {
+            return;
+        }
+        std::thread::yield_now();
     }
 }
 

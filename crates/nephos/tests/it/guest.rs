@@ -2,14 +2,14 @@
 
 use std::{fs, net::TcpStream, path::Path, time::Duration};
 
-use nephos_ops::compute::{OpenConsole, ReadConsoleLog, RebootServer, ServerState, ShowQuota, StartServer, StopServer};
+use nephos_ops::compute::{OpenConsole, RebootServer, ServerState, ShowQuota, StartServer, StopServer};
 use nephos_testkit::{CloudProcess, Settings, until};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     NEPHOS,
-    help::{delete_server, server, succeeded, upload_image},
+    help::{console_log, delete_server, server, succeeded, upload_image},
 };
 
 /// Reads a console until it shows some text.
@@ -109,13 +109,7 @@ async fn a_guest_lives_from_creation_to_nothing_left() {
     let started = demo.call(RebootServer { server: "one".parse().unwrap(), hard: true }).await.unwrap();
     succeeded(&demo, started.workflow).await;
     until("the console log to show a login prompt", || async {
-        let request = ReadConsoleLog { server: "one".parse().unwrap(), bytes: None };
-        let mut log = demo.download(request).await.ok()?.body;
-        let mut text = vec![];
-        while let Some(chunk) = futures_util::StreamExt::next(&mut log).await {
-            text.extend_from_slice(&chunk.ok()?);
-        }
-        String::from_utf8_lossy(&text).contains("login:").then_some(())
+        console_log(&demo, "one").await?.contains("login:").then_some(())
     })
     .await;
 

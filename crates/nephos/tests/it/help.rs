@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use futures_util::StreamExt;
 use nephos_cli::client::{Client, Upload};
 use nephos_ops::{
-    compute::{CreateServer, DeleteServer, Server, ShowServer},
+    compute::{CreateServer, DeleteServer, ReadConsoleLog, Server, ShowServer},
     image::{CreateImage, UploadImage},
     workflow::{ShowWorkflow, Workflow, WorkflowState},
 };
@@ -40,6 +41,17 @@ pub(crate) async fn server(client: &Client, name: &str) -> Option<Server> {
         Err(error) if error.kind == ErrorKind::NotFound => None,
         Err(error) => panic!("{name}: {error:?}"),
     }
+}
+
+/// The end of what a server has written to its console.
+pub(crate) async fn console_log(client: &Client, server: &str) -> Option<String> {
+    let request = ReadConsoleLog { server: server.parse().unwrap(), bytes: None };
+    let mut log = client.download(request).await.ok()?.body;
+    let mut text = vec![];
+    while let Some(chunk) = log.next().await {
+        text.extend_from_slice(&chunk.ok()?);
+    }
+    Some(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Waits until a workflow has ended, and returns it.

@@ -4,6 +4,7 @@
 
 mod backup;
 mod bad_input;
+mod container;
 mod controllers;
 mod crash;
 mod deleting;

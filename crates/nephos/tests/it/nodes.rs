@@ -1,9 +1,8 @@
 //! Two machines: one joins, dies, is missed, and comes back to guests that never noticed.
 
-use futures_util::StreamExt;
 use nephos_cli::client::Client;
 use nephos_ops::{
-    compute::{DeleteServer, OpenConsole, ReadConsoleLog, ServerState, StartServer, StopServer},
+    compute::{DeleteServer, OpenConsole, ServerState, StartServer, StopServer},
     node::{ListNodes, Node, NodeState, ShowNode, UpdateNode},
 };
 use nephos_testkit::{CloudProcess, Machine, Settings, until};
@@ -14,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 use crate::{
     NEPHOS,
     guest::{guest_files, read_until},
-    help::{blank_image, create_server, delete_server, server, succeeded, upload_image},
+    help::{blank_image, console_log, create_server, delete_server, server, succeeded, upload_image},
 };
 
 /// A dead node is shown as such within this time.
@@ -53,16 +52,6 @@ fn join_command(cloud: &CloudProcess) -> Vec<String> {
     let words: Vec<String> = command.split_whitespace().take(4).map(str::to_owned).collect();
     assert_eq!((words[0].as_str(), words[2].as_str()), ("--join", "--token"), "{printed}");
     words
-}
-
-async fn console_log(client: &Client, server: &str) -> Option<String> {
-    let request = ReadConsoleLog { server: server.parse().unwrap(), bytes: None };
-    let mut log = client.download(request).await.ok()?.body;
-    let mut text = vec![];
-    while let Some(chunk) = log.next().await {
-        text.extend_from_slice(&chunk.ok()?);
-    }
-    Some(String::from_utf8_lossy(&text).into_owned())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
