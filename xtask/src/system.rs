@@ -22,6 +22,8 @@ const FOR_TESTS: &[Need] = &[
     ("/usr/bin/python3", "python3"),
     ("/usr/share/doc/python3-venv", "python3-venv"),
     ("/usr/sbin/ip", "iproute2"),
+    ("/usr/bin/ssh", "openssh-client"),
+    ("/usr/bin/mmdebstrap", "mmdebstrap"),
     ("/usr/bin/openssl", "openssl"),
     ("/usr/lib/postgresql", "postgresql"),
     ("/usr/lib/ISOLINUX/isolinux.bin", "isolinux"),

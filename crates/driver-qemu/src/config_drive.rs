@@ -1,10 +1,9 @@
-//! The configuration drive: a small FAT volume labelled `cidata`, which cloud-init and others read at boot.
-//! <https://cloudinit.readthedocs.io/en/latest/reference/datasources/nocloud.html>
+//! The configuration drive: a small FAT volume, which cloud-init and others find by its label at boot.
 
 use std::io::{self, Cursor, Write};
 
 use fatfs::{FileSystem, FormatVolumeOptions, FsOptions};
-use nephos_driver::ConfigFile;
+use nephos_driver::{ConfigFile, config_drive_label};
 
 /// What a FAT volume of a few files needs besides their content.
 const OVERHEAD: usize = 512 << 10;
@@ -16,7 +15,9 @@ pub(crate) fn image(files: &[ConfigFile]) -> io::Result<Vec<u8>> {
     let content: usize = files.iter().map(|file| file.content.len() + PER_FILE).sum();
     let size = (content + OVERHEAD).next_multiple_of(1 << 20);
     let mut volume = Cursor::new(vec![0; size]);
-    fatfs::format_volume(&mut volume, FormatVolumeOptions::new().volume_label(*b"cidata     "))?;
+    let mut label = [b' '; 11];
+    label.iter_mut().zip(config_drive_label(files).bytes()).for_each(|(place, byte)| *place = byte);
+    fatfs::format_volume(&mut volume, FormatVolumeOptions::new().volume_label(label))?;
     {
         let file_system = FileSystem::new(&mut volume, FsOptions::new())?;
         for file in files {
@@ -46,9 +47,20 @@ mod tests {
         ConfigFile { path: path.to_owned(), content: content.to_owned() }
     }
 
+    fn label(image: &[u8]) -> String {
+        FileSystem::new(Cursor::new(image.to_vec()), FsOptions::new()).unwrap().volume_label()
+    }
+
+    #[test]
+    fn the_label_tells_the_format() {
+        assert_eq!(label(&image(&[file("meta-data", ""), file("user-data", "")]).unwrap()), "cidata");
+        let open_stack = [file("openstack/latest/meta_data.json", "{}"), file("openstack/content/0000", "x")];
+        assert_eq!(label(&image(&open_stack).unwrap()), "config-2");
+    }
+
     fn read(image: &[u8], path: &str) -> String {
         let volume = FileSystem::new(Cursor::new(image.to_vec()), FsOptions::new()).unwrap();
-        assert_eq!(volume.volume_label(), "cidata");
+
         let mut content = String::new();
         volume.root_dir().open_file(path).unwrap().read_to_string(&mut content).unwrap();
         content

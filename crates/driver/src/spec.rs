@@ -137,6 +137,14 @@ pub struct GuestSpec {
     pub rescue: Option<(PathBuf, DiskFormat)>,
     /// Network interfaces, in order.
     pub interfaces: Vec<Interface>,
-    /// Content of the configuration drive (NoCloud, label `cidata`); empty for none.
+    /// Content of the configuration drive, whose label is [`config_drive_label`]; empty for none.
     pub config_drive: Vec<ConfigFile>,
+}
+
+/// The label by which first-boot software knows a configuration drive: `cidata` for one in the format of NoCloud, which
+/// has the file `meta-data`; `config-2` for one of OpenStack's.
+#[must_use]
+pub fn config_drive_label(files: &[ConfigFile]) -> &'static str {
+    let open_stack = files.iter().any(|file| file.path.starts_with("openstack/"));
+    if open_stack && files.iter().all(|file| file.path != "meta-data") { "config-2" } else { "cidata" }
 }

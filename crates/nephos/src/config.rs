@@ -3,7 +3,8 @@
 //! An unknown key is an error: a setting that is silently ignored is worse than one that is missing.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read as _},
     net::SocketAddr,
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -38,6 +39,7 @@ struct File {
     keep_workflows_days: Option<u32>,
     trash_hours: Option<u32>,
     confirm_resize_hours: Option<u32>,
+    vendor_data_file: Option<PathBuf>,
     log: Option<String>,
     database: Option<String>,
     secret_file: Option<PathBuf>,
@@ -234,7 +236,7 @@ fn read(path: &Path) -> Result<Option<File>> {
     toml::from_str(&text).map(Some).map_err(|error| {
         Error::invalid("config", format!("{} is not valid", path.display()))
             .detail(error.message().to_owned())
-            .next("known keys: data, listen, s3_listen, node_listen, node_name, simulated_nodes, keep_audit_days, keep_workflows_days, trash_hours, confirm_resize_hours, log, database, secret_file, images, node_address, keep_original_images, import_allow", None)
+            .next("known keys: data, listen, s3_listen, node_listen, node_name, simulated_nodes, keep_audit_days, keep_workflows_days, trash_hours, confirm_resize_hours, vendor_data_file, log, database, secret_file, images, node_address, keep_original_images, import_allow", None)
     })
 }
 
@@ -326,6 +328,7 @@ impl Config {
                 "confirm_resize_hours",
                 own.confirm_resize_hours.or(system.confirm_resize_hours),
             )?,
+            vendor_data: own.vendor_data_file.or(system.vendor_data_file).as_deref().map(vendor_data).transpose()?,
         };
         let (log, log_format) = logging(matches, own.log.or(system.log));
         let database = optional::<String>(matches, "database").or(own.database).or(system.database);
@@ -363,6 +366,18 @@ impl Config {
             admin_password: admin_password()?,
         })
     }
+}
+
+/// The content of a file of vendor data.
+fn vendor_data(path: &Path) -> Result<String> {
+    const MOST: u64 = 64 << 10;
+    let refused = |why: String| {
+        Error::invalid("config", "`vendor_data_file` cannot be used").detail(format!("{}: {why}", path.display()))
+    };
+    let file = fs::File::open(path).map_err(|error| refused(error.to_string()))?;
+    let mut content = String::new();
+    file.take(MOST + 1).read_to_string(&mut content).map_err(|error| refused(error.to_string()))?;
+    if content.len() as u64 > MOST { Err(refused(format!("at most {MOST} bytes are accepted"))) } else { Ok(content) }
 }
 
 /// So many hours, at most a year; none and 0 mean never.

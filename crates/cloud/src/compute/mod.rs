@@ -39,6 +39,8 @@ pub struct Settings {
     pub trash: Option<Duration>,
     /// When a resize confirms itself; `None` for never.
     pub confirm_resize_after: Option<Duration>,
+    /// What first-boot software is to do in every server besides what its owner wants; as cloud-init's user data.
+    pub vendor_data: Option<String>,
 }
 
 impl Compute {

@@ -7,6 +7,7 @@
 //!
 //! Must not know: servers, how nodes are reached, any front end.
 
+pub(crate) mod bootable;
 pub mod fetch;
 pub mod files;
 pub mod format;
@@ -32,9 +33,10 @@ use nephos_driver::DiskFormat;
 use nephos_node_api::{Content as Bulk, ImageSource, SnapshotHeader};
 use nephos_ops::image::{ImageFormat, Properties, Visibility};
 use nephos_store::{Bound, Draft, Kinds, Record, Store, Transaction};
-use nephos_types::{Bytes, Error, ErrorKind, ImageId, Labels, Name, NodeId, ProjectId, Reference, Result};
+use nephos_types::{Bytes, Error, ErrorKind, ImageId, Labels, Name, NodeId, ProjectId, Result};
 
 pub use self::{
+    bootable::Bootable,
     files::{Folder, ImageStore},
     inspect::Inspector,
     kind::Image,
@@ -45,7 +47,6 @@ use crate::{
     journal::Engine,
     node::ImageBytes,
     resolve::name_claim,
-    session::Session,
 };
 use kind::Content;
 
@@ -165,21 +166,6 @@ impl Held {
     }
 }
 
-/// An image as the creation of a server needs it.
-#[derive(Clone, Debug)]
-pub struct Bootable {
-    /// The record that all of this is taken from.
-    pub record: Arc<Record<Image>>,
-    /// What the node is told.
-    pub source: ImageSource,
-    /// Least root disk, in GiB.
-    pub min_disk_gib: u64,
-    /// The image's own disk, in GiB, rounded up.
-    pub virtual_size_gib: u64,
-    /// Least memory, in MiB.
-    pub min_memory_mib: u64,
-}
-
 impl Images {
     /// Registers the family's operations, on images as files in a folder. What uploads that a crash ended have left is
     /// removed only if this process is `alone`: otherwise it may be another one's that goes on.
@@ -223,32 +209,6 @@ impl Images {
             (self.store.counter(&images_counter(project)), self.settings.limits.project_images),
             (self.store.counter(&bytes_counter(project)), self.settings.limits.project_bytes),
         ]
-    }
-
-    /// The image that a caller wants to boot; an error if it has no content yet.
-    pub fn bootable(&self, session: &Session, reference: &Reference) -> Result<Bootable> {
-        let record = session.find::<Image>(reference)?;
-        let content = content(&record)?;
-        if record.body.deactivated {
-            return Err(deactivated(&record));
-        }
-        let format = disk_format(content.format).ok_or_else(|| {
-            Error::conflict("image_not_bootable", "The image is no root disk")
-                .detail(format!("its format is {}", content.format.name()))
-                .next("choose another image", Some("nephos image list".to_owned()))
-        })?;
-        Ok(Bootable {
-            record: Arc::clone(&record),
-            source: ImageSource {
-                id: record.meta.id,
-                format,
-                size: Bytes(content.size),
-                sha256: content.sha256.clone(),
-            },
-            min_disk_gib: record.body.min_disk_gib,
-            virtual_size_gib: content.disk_gib(),
-            min_memory_mib: record.body.min_memory_mib,
-        })
     }
 }
 

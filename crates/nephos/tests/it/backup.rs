@@ -15,16 +15,12 @@ use nephos_ops::{
     node::ListNodes,
 };
 use nephos_testkit::{CloudProcess, Settings, until};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     NEPHOS,
-    help::{create_server, delete_server, server, succeeded, upload_image},
+    help::{create_server, delete_server, request, server, succeeded, upload_image},
 };
-
-fn request<T: serde::de::DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value).unwrap()
-}
 
 /// What must be the same in the restored cloud.
 #[derive(Debug, PartialEq)]

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use futures_util::StreamExt;
 use nephos_cli::client::{Client, Upload};
+use nephos_image_build::MicroImage;
 use nephos_ops::{
     compute::{CreateServer, DeleteServer, ReadConsoleLog, Server, ShowServer},
     image::{CreateImage, UploadImage},
@@ -11,7 +12,18 @@ use nephos_ops::{
 };
 use nephos_testkit::until;
 use nephos_types::{ErrorKind, WorkflowId};
-use serde_json::json;
+use serde_json::{Value, json};
+
+/// A request out of JSON.
+pub(crate) fn request<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+/// The micro guest, from the user's cache or built into it.
+pub(crate) async fn micro() -> MicroImage {
+    let built = tokio::task::spawn_blocking(|| nephos_image_build::micro(&Default::default(), |_| {})).await;
+    built.unwrap().expect("the micro image is built")
+}
 
 /// Uploads an image that has nothing to boot: enough where only the hypervisor's process counts.
 pub(crate) async fn blank_image(client: &Client, name: &str) {

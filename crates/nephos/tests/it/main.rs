@@ -2,16 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test an unexpected error is the finding")]
 
+mod actions;
 mod backup;
 mod bad_input;
 mod container;
 mod controllers;
 mod crash;
 mod deleting;
+mod first_boot;
 mod guest;
 mod help;
 mod nodes;
 mod quota;
+mod shell;
 mod tls;
 mod xml_rpc;
 

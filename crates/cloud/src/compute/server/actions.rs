@@ -1,9 +1,10 @@
 //! What people may ask of servers beyond making, starting and stopping them. Whatever can be known to fail is refused
 //! here, before any work begins.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use nephos_driver::Feature;
+use nephos_driver::{Feature, Firmware};
+use nephos_node_api::BootSource;
 use nephos_ops::{
     Started,
     compute::{
@@ -18,6 +19,7 @@ use serde::Serialize;
 
 use super::{
     Server,
+    config_drive::DriveFormat,
     handlers::{idle, power, too_small, unlocked, wrong_state},
     record::{Life, Lock, Size, Task},
     workflows::{
@@ -29,7 +31,7 @@ use crate::{
     compute::{Compute, flavor::Flavor, quota},
     core::Handlers,
     idempotency::Made,
-    image::{self, Image, SnapshotDraft},
+    image::{self, Image, SnapshotDraft, bootable},
     journal,
     resolve::name_of,
     session::{Session, refusal},
@@ -203,16 +205,34 @@ async fn rebuild(compute: Arc<Compute>, session: Session, input: RebuildServer) 
                 .detail(format!("the driver `{}` that runs it does not boot that format", server.driver))
                 .next("create another server from it", None));
         }
-        body.held.push(image.source.id);
+        for (feature, needed) in
+            [(Feature::Uefi, image.firmware == Firmware::Uefi), (Feature::Kernel, image.boot != BootSource::Disk)]
+        {
+            if needed {
+                can(&compute, record, feature, "rebuilt from that image")?;
+            }
+        }
+        let transaction = hold_all(transaction, body, &image.records);
         let change = Rebuild {
             claimed_disk_gib: if server.disk_gib == 0 { smallest.max(1) } else { server.disk_gib },
             discard: server.own_image.filter(|own| *own != image.source.id),
             user_data: input.user_data.as_ref().map(|text| text.as_str().to_owned()),
             image: image.source,
+            firmware: image.firmware,
+            boot: image.boot,
+            drive_format: DriveFormat::of(image.open_stack_drive),
         };
-        Ok((image::hold(transaction.expect(&image.record), change.image.id), change))
+        Ok((transaction, change))
     })
     .await
+}
+
+/// Keeps images until the server's node has them.
+fn hold_all(transaction: Transaction, server: &mut Server, images: &[Arc<Record<Image>>]) -> Transaction {
+    images.iter().fold(transaction, |transaction, record| {
+        server.held.push(record.meta.id);
+        image::hold(transaction.expect(record), record.meta.id)
+    })
 }
 
 async fn resize(compute: Arc<Compute>, session: Session, input: ResizeServer) -> Result<Started<ops::Server>> {
@@ -323,17 +343,31 @@ fn drafted(
 ) -> Result<Transaction> {
     let project = record.meta.project.ok_or_else(|| Error::bug("a server has no project"))?;
     let server = &record.body;
-    let properties =
-        [("server".to_owned(), record.meta.id.to_string()), ("base_image".to_owned(), server.image.id.to_string())];
-    let draft = SnapshotDraft {
-        name,
-        labels,
-        properties: properties.into(),
-        protected,
-        min_disk_gib: server.disk_gib,
-        min_memory_mib: 0,
-    };
+    let mut properties = boot_properties(server);
+    properties.insert("server".to_owned(), record.meta.id.to_string());
+    properties.insert("base_image".to_owned(), server.image.id.to_string());
+    let draft = SnapshotDraft { name, labels, properties, protected, min_disk_gib: server.disk_gib, min_memory_mib: 0 };
     Ok(compute.images.draft(transaction, project, image, draft))
+}
+
+/// What an image of a server's disk has to say for it to boot as the server does.
+fn boot_properties(server: &Server) -> BTreeMap<String, String> {
+    let mut properties = BTreeMap::new();
+    let mut set = |name: &str, value: String| properties.insert(name.to_owned(), value);
+    if server.firmware == Firmware::Uefi {
+        set(bootable::FIRMWARE, "uefi".to_owned());
+    }
+    if server.drive_format == DriveFormat::OpenStack {
+        set(bootable::DRIVE_FORMAT, "openstack".to_owned());
+    }
+    if let BootSource::Kernel { kernel, initrd, command_line } = &server.boot {
+        set(bootable::KERNEL, kernel.id.to_string());
+        set(bootable::COMMAND_LINE, command_line.clone());
+        if let Some(initrd) = initrd {
+            set(bootable::RAM_DISK, initrd.id.to_string());
+        }
+    }
+    properties
 }
 
 async fn rescue(compute: Arc<Compute>, session: Session, input: RescueServer) -> Result<Started<ops::Server>> {
@@ -345,9 +379,8 @@ async fn rescue(compute: Arc<Compute>, session: Session, input: RescueServer) ->
             None => record.body.image.id.to_string().parse()?,
         };
         let image = compute.images.bootable(&session, &reference)?;
-        body.held.push(image.source.id);
-        let change = Rescue { image: image.source };
-        Ok((image::hold(transaction.expect(&image.record), change.image.id), change))
+        let transaction = hold_all(transaction, body, &image.records[..1]);
+        Ok((transaction, Rescue { image: image.source }))
     })
     .await
 }

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
-use nephos_driver::{Firmware, PortForward, Protocol};
-use nephos_node_api::{BootSource, StreamPurpose, WantedPower};
+use nephos_driver::{PortForward, Protocol};
+use nephos_node_api::{StreamPurpose, WantedPower};
 use nephos_ops::{
     Download, Started, Tunnel,
     compute::{
@@ -13,12 +13,13 @@ use nephos_ops::{
     },
 };
 use nephos_store::{CommitError, Draft, Query, Record, Transaction};
-use nephos_types::{Error, Id, Page, PageRequest, Result, ServerId, Timestamp, WorkflowId};
+use nephos_types::{Error, Id, ImageId, Page, PageRequest, Result, ServerId, Timestamp, WorkflowId};
 use tokio_util::io::ReaderStream;
 
 use super::{
     BY_NODE, Server, actions,
     actions::Wish,
+    config_drive::DriveFormat,
     record::{Life, Task, view},
     workflows::{Action, CREATE, DELETE, DeleteInput, PowerInput, TRASH, Trash, look},
 };
@@ -26,7 +27,8 @@ use crate::{
     compute::{Compute, flavor::Flavor, keypair::KeyPair, quota},
     core::Handlers,
     idempotency::Made,
-    image, journal,
+    image::{self, Image},
+    journal,
     node::Node,
     resolve::{Named, name_claim, name_of},
     session::{Session, Visible, refusal},
@@ -105,7 +107,7 @@ fn decide_creation(
     if size.memory_mib < image.min_memory_mib {
         return Err(too_small("memory", image.min_memory_mib, size.memory_mib, "MiB"));
     }
-    transaction = transaction.expect(&image.record).expect(&flavor);
+    transaction = image.records.iter().fold(transaction.expect(&flavor), |tx, record| tx.expect(record));
     if let Some(keypair) = &keypair {
         transaction = transaction.expect(keypair);
     }
@@ -142,12 +144,12 @@ fn decide_creation(
         restarts: 0,
         driver: String::new(),
         incarnation: 0,
-        firmware: Firmware::Bios,
-        boot: BootSource::Disk,
+        firmware: image.firmware,
+        boot: image.boot,
         rescue: None,
         snapshots: vec![],
         resize: None,
-        held: vec![],
+        held: held(&image.records),
         shelved: false,
         own_image: None,
         trashed: None,
@@ -156,6 +158,7 @@ fn decide_creation(
         metadata: input.metadata.0.clone(),
         tags: input.tags.as_slice().iter().map(|tag| tag.as_str().to_owned()).collect(),
         files: files(input)?,
+        drive_format: DriveFormat::of(image.open_stack_drive),
     };
     let amounts = body.amounts();
     let demand = body.demand();
@@ -168,11 +171,17 @@ fn decide_creation(
         .subject(id.to_string())
         .project(Some(project))
         .author(journal::asked_by(session));
-    transaction = image::hold(transaction, body.image.id)
+    transaction = body.held.iter().fold(image::hold(transaction, body.image.id), |tx, id| image::hold(tx, *id));
+    transaction = transaction
         .create(Draft::new(id, body).project(project).name(input.name.clone()).labels(input.labels.clone()))
         .claim(name_claim::<Server>(&project.to_string(), &input.name), id);
     transaction = journal::start(quota::take(&compute.store, transaction, project, amounts), run);
     Ok((session.remember::<Server>(transaction, id, Some(workflow)), ()))
+}
+
+/// The images besides its own that a server's node has to fetch.
+pub(super) fn held(records: &[Arc<Record<Image>>]) -> Vec<ImageId> {
+    records.iter().skip(1).map(|record| record.meta.id).collect()
 }
 
 pub(super) fn too_small(what: &str, need: u64, have: u64, unit: &str) -> Error {
@@ -246,6 +255,7 @@ async fn update(compute: Arc<Compute>, session: Session, input: UpdateServer) ->
     let id = session
         .decide(|mut transaction| {
             let record = session.find::<Server>(&input.server)?;
+            unlocked(&session, &record, "changed")?;
             let (id, old) = (record.meta.id, name_of(&record)?);
             let mut edit = record.edit();
             if let Some(new) = input.name.as_ref().filter(|new| **new != old) {

@@ -1,6 +1,7 @@
 //! Servers: the record, what people may ask of it, and the workflows that do it.
 
 mod actions;
+pub mod config_drive;
 mod deadlines;
 mod handlers;
 pub mod record;

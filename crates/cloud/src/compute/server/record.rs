@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use nephos_driver::{ConfigFile, Feature, Firmware, Interface, PortForward, Power};
+use nephos_driver::{Feature, Firmware, Interface, PortForward, Power};
 use nephos_node_api::{
     BootSource, DesiredServer, ImageSource, ServerReport, ServerState as Reported, SnapshotReport, SnapshotTask,
     WantedPower,
@@ -13,6 +12,7 @@ use nephos_store::{Kind, Record};
 use nephos_types::{Bytes, FlavorId, ImageId, Name, NodeId, Result, ServerId, Timestamp, WorkflowId};
 use serde::{Deserialize, Serialize};
 
+use super::config_drive::{self, DriveFormat, Recipient};
 use crate::{
     compute::placement::{Amounts, Demand},
     resolve::name_of,
@@ -156,6 +156,9 @@ pub struct Server {
     /// Files for its first boot: path and content.
     #[serde(default)]
     pub files: Vec<(String, String)>,
+    /// How its configuration drive is laid out.
+    #[serde(default)]
+    pub drive_format: DriveFormat,
 }
 
 /// A size.
@@ -273,19 +276,25 @@ impl Server {
         trashed.or_else(|| self.resize.as_ref()?.waits?.at)
     }
 
+    /// Its network interfaces.
+    #[must_use]
+    pub fn interfaces(&self) -> Vec<Interface> {
+        vec![Interface::User { mac: self.mac.clone(), forwards: self.forwards.clone() }]
+    }
+
     /// What its node should make of it.
     #[must_use]
-    pub fn desired(&self, id: ServerId) -> DesiredServer {
+    pub(crate) fn desired(&self, recipient: Recipient<'_>) -> DesiredServer {
         DesiredServer {
-            id,
+            id: recipient.id,
             generation: self.generation,
             name: self.hostname.clone(),
             vcpus: self.vcpus,
             memory: Bytes::mib(self.memory_mib),
             disk: Bytes(self.disk_gib.saturating_mul(1 << 30)),
             image: Some(self.image.clone()),
-            interfaces: vec![Interface::User { mac: self.mac.clone(), forwards: self.forwards.clone() }],
-            config_drive: self.config_drive(id),
+            interfaces: self.interfaces(),
+            config_drive: config_drive::files(self, recipient),
             power: self.wanted,
             reboots: self.reboots,
             reboot_grace_ms: self.reboot_grace_ms,
@@ -309,34 +318,6 @@ impl Server {
             features.push(Feature::Kernel);
         }
         Demand { amounts: self.amounts(), format: Some(self.image.format), features }
-    }
-
-    /// The NoCloud configuration drive (cloud-init's documentation, data source NoCloud).
-    fn config_drive(&self, id: ServerId) -> Vec<ConfigFile> {
-        // JSON is YAML; quoting by a JSON writer keeps host names and keys from becoming YAML syntax.
-        let quoted = |text: &str| serde_json::Value::from(text).to_string();
-        let mut meta_data = format!("instance-id: {id}\nlocal-hostname: {}\n", quoted(&self.hostname));
-        if !self.public_keys.is_empty() {
-            meta_data.push_str("public-keys:\n");
-            for key in &self.public_keys {
-                meta_data.push_str(&format!("  - {key}\n"));
-            }
-        }
-        if !self.metadata.is_empty() {
-            meta_data.push_str(&format!("meta: {}\n", serde_json::json!(self.metadata)));
-        }
-        let mut drive = vec![
-            ConfigFile { path: "meta-data".to_owned(), content: meta_data },
-            ConfigFile { path: "user-data".to_owned(), content: self.user_data.clone().unwrap_or_default() },
-        ];
-        if !self.files.is_empty() {
-            // Vendor data, so that what people write into user data stands beside it.
-            let write = |(path, content): &(String, String)| serde_json::json!({ "path": path, "encoding": "b64", "content": STANDARD.encode(content) });
-            let files: Vec<_> = self.files.iter().map(write).collect();
-            let content = format!("#cloud-config\n{}\n", serde_json::json!({ "write_files": files }));
-            drive.push(ConfigFile { path: "vendor-data".to_owned(), content });
-        }
-        drive
     }
 
     /// Takes in what the node says. Returns whether anything that matters has changed.

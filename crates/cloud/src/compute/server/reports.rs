@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use nephos_node_api::{DesiredServer, ServerReport, UsageSample};
-use nephos_store::{Author, Change, CommitError, Query, Transaction, WatchError};
+use nephos_store::{Author, Change, CommitError, Query, Record, Transaction, WatchError};
 use nephos_types::{NodeId, Result, Timestamp};
 
-use super::{BY_NODE, Server, workflows};
+use super::{BY_NODE, Server, config_drive::Recipient, workflows};
 use crate::{
     compute::Compute,
     node::{Nodes, Workload},
@@ -16,7 +16,11 @@ use crate::{
 impl Workload for Compute {
     fn desired(&self, node: NodeId) -> Vec<DesiredServer> {
         let records = self.store.list::<Server>(&Query::all().index(BY_NODE, node));
-        records.items.iter().map(|record| record.body.desired(record.meta.id)).collect()
+        let vendor_data = self.settings.vendor_data.as_deref();
+        let desired = |record: &Arc<Record<Server>>| {
+            record.body.desired(Recipient { id: record.meta.id, project: record.meta.project, vendor_data })
+        };
+        records.items.iter().map(desired).collect()
     }
 
     fn report<'a>(&'a self, node: NodeId, reports: &'a [ServerReport]) -> BoxFuture<'a, Result<()>> {
@@ -82,7 +86,7 @@ pub(crate) fn tell_nodes(compute: &Arc<Compute>) {
 
 fn wake(nodes: &Nodes, change: &Change) {
     let (before, after) = (change.before::<Server>(), change.after::<Server>());
-    let asked = |server: &Option<Arc<nephos_store::Record<Server>>>| {
+    let asked = |server: &Option<Arc<Record<Server>>>| {
         server
             .as_ref()
             .and_then(|record| Some((record.body.node?, record.body.generation, record.body.snapshots.clone())))

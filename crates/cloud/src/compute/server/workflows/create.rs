@@ -174,6 +174,7 @@ fn start(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
     if record.body.reached() && record.body.running() {
         let mut body = finished(record.body.clone());
         body.life = Life::Made;
+        body.held = vec![];
         let transaction = let_go_of_images(effects(NAME, context), &record.body);
         return Ok(Done::value(()).with(Some(transaction.update(&record, body))));
     }
@@ -213,6 +214,7 @@ fn mark_failed(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
         Ok(record) => {
             let mut body = failed(record.body.clone(), context);
             body.life = Life::Failed;
+            body.held = vec![];
             let transaction = let_go_of_images(effects(NAME, context), &record.body);
             Ok(Done::value(()).with(Some(transaction.update(&record, body))))
         }
@@ -221,6 +223,7 @@ fn mark_failed(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
             Ok(record) if record.body.life == Life::Building => {
                 let mut body = record.body.clone();
                 body.life = Life::Failed;
+                body.held = vec![];
                 let transaction = let_go_of_images(effects(NAME, context), &record.body);
                 Ok(Done::value(()).with(Some(transaction.update(&record, body))))
             }

@@ -26,6 +26,9 @@ use serde::{Deserialize, Serialize};
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(super) use tests::a_server;
+
 pub(super) use act::{Before, Input as ActInput};
 pub(super) use create::NAME as CREATE;
 pub(crate) use create::look;

@@ -1,6 +1,7 @@
 //! `server.rebuild`: another root disk for the same server.
 
-use nephos_node_api::{ImageSource, WantedPower};
+use nephos_driver::Firmware;
+use nephos_node_api::{BootSource, ImageSource, WantedPower};
 use nephos_types::ImageId;
 use nephos_workflow::{Definition, Done};
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,10 @@ use super::{
     act::{Plan, Step},
 };
 use crate::{
-    compute::{Held, server::Server},
+    compute::{
+        Held,
+        server::{Server, config_drive::DriveFormat},
+    },
     journal::Effects,
 };
 
@@ -28,6 +32,15 @@ pub(crate) struct Rebuild {
     pub(crate) user_data: Option<String>,
     /// An image that only the old disk was made from.
     pub(crate) discard: Option<ImageId>,
+    /// How the new disk is booted.
+    #[serde(default)]
+    pub(crate) firmware: Firmware,
+    /// Likewise.
+    #[serde(default)]
+    pub(crate) boot: BootSource,
+    /// What the new system finds on its configuration drive.
+    #[serde(default)]
+    pub(crate) drive_format: DriveFormat,
 }
 
 pub(super) fn definition(held: &Held) -> Definition<Effects> {
@@ -72,6 +85,9 @@ fn replace(step: &Step<Rebuild>) -> Answer<()> {
         |server| {
             server.incarnation = wanted;
             server.image = change.image.clone();
+            server.firmware = change.firmware;
+            server.boot = change.boot.clone();
+            server.drive_format = change.drive_format;
             if let Some(user_data) = &change.user_data {
                 server.user_data = Some(user_data.clone());
             }
