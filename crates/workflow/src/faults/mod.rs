@@ -7,6 +7,7 @@
 //! visibly stuck; and what is stuck must be completed by a retry once the fault is gone.
 
 mod inject;
+mod surviving;
 mod trial;
 
 use std::{collections::BTreeSet, fmt, time::Duration};

@@ -7,6 +7,7 @@ use nephos_types::WorkflowId;
 use super::{
     End, Scenario,
     inject::{Alarm, Injector, Life, SavedWatch, Spot, Strike},
+    surviving::Surviving,
 };
 use crate::{
     engine::{Config, Engine},
@@ -61,7 +62,8 @@ async fn carry_through<S: Scenario>(
     let id = WorkflowId::new();
     for round in 0..MAX_ROUNDS {
         let life = Arc::new(Life::default());
-        let engine = Engine::with_clock(journal.clone(), Config::default(), Arc::new(clock.clone()));
+        let saves = Surviving::new(journal.clone());
+        let engine = Engine::with_clock(saves.clone(), Config::default(), Arc::new(clock.clone()));
         engine.observe(Arc::new(SavedWatch { injector: Arc::clone(injector), life: Arc::clone(&life), run: id }));
         let mut name = None;
         for definition in scenario.definitions(journal, world) {
@@ -84,8 +86,9 @@ async fn carry_through<S: Scenario>(
         if let Some(run) = life_ended {
             return Ok(run);
         }
-        // Lets the tasks of the dead engine vanish.
+        // Lets the tasks of the dead engine vanish, and what they were saving arrive.
         tokio::task::yield_now().await;
+        saves.end().await;
     }
     Err("it crashes or gets stuck again and again".into())
 }
@@ -96,7 +99,7 @@ async fn follow<S: Scenario>(
     scenario: &S,
     journal: &S::Journal,
     world: &S::World,
-    engine: &Engine<S::Journal>,
+    engine: &Engine<Surviving<S::Journal>>,
     clock: &ManualClock,
     injector: &Injector,
     id: WorkflowId,

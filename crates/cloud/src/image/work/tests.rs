@@ -143,12 +143,7 @@ impl Scenario for Arrived {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_fault_leaves_half_an_image() {
-    let mut report = faults::check(&Arrived::new(vec![7; 10_000])).await;
+    let report = faults::check(&Arrived::new(vec![7; 10_000])).await;
     assert!(report.runs > 50, "{report}");
-    // The database is a real one, so a save of a life that has crashed may still arrive in the next one, which then waits
-    // for the lease to run out; the harness gives up on that. What has ended must be right.
-    let all = report.failures.len();
-    report.failures.retain(|failure| !failure.contains("does not end"));
-    assert!(all - report.failures.len() < report.runs / 10, "{report}");
     report.assert();
 }
