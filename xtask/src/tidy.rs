@@ -28,6 +28,7 @@ const ROWS: &[(&str, u8)] = &[
     ("ops", 1),
     ("workflow", 1),
     ("driver", 1),
+    ("host", 1),
     ("node-api", 1),
     ("sandbox", 1),
     ("http", 1),

@@ -18,12 +18,12 @@ use std::{
 };
 
 use nephos_driver::DiskFormat;
+use nephos_host::files;
 use nephos_types::{Error, ErrorKind as Kind};
 use sha2::{Digest, Sha256};
 use tokio::{process::Command, time::timeout};
 
 use crate::{
-    guest,
     image::Program,
     keeper::unpack::{Limits, ROOT, Request},
 };
@@ -74,7 +74,7 @@ impl Bases {
 
     /// How an unpacked image is run.
     pub(crate) fn program(&self, key: &str) -> io::Result<Program> {
-        guest::read(&self.folder.join(key).join(PROGRAM))?.ok_or_else(|| ErrorKind::NotFound.into())
+        files::read(&self.folder.join(key).join(PROGRAM))?.ok_or_else(|| ErrorKind::NotFound.into())
     }
 
     /// Sees to it that an image is unpacked, and says under which key.
@@ -114,7 +114,7 @@ impl Bases {
         let limits = Limits { bytes: self.limits.bytes.min(room), ..self.limits };
         let request = serde_json::to_string(&Request { format, limits }).map_err(|error| failed(error.into()))?;
         let unfinished = Unfinished(self.folder.join(format!("{UNFINISHED}{key}")));
-        guest::gone(fs::remove_dir_all(&unfinished.0)).map_err(failed)?;
+        files::gone(fs::remove_dir_all(&unfinished.0)).map_err(failed)?;
         // Others may pass through, not look: inside, another user works.
         DirBuilder::new().mode(0o711).create(&unfinished.0).map_err(failed)?;
         let mut command = Command::new(&self.keeper);
@@ -137,7 +137,7 @@ impl Bases {
             return Err(unusable("it says too much about how it is run"));
         }
         let program: Program = serde_json::from_slice(&output.stdout).map_err(|error| failed(error.into()))?;
-        guest::replace(&unfinished.0.join(PROGRAM), &program).map_err(failed)?;
+        files::replace(&unfinished.0.join(PROGRAM), &program).map_err(failed)?;
         fs::rename(&unfinished.0, self.folder.join(key)).map_err(failed)?;
         File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(failed)
     }

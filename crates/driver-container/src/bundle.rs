@@ -5,7 +5,7 @@ use nephos_driver::GuestSpec;
 use nephos_types::{MIB, ServerId};
 use serde_json::{Value, json};
 
-use crate::{cgroup, guest::Seat, ids, image::Program, keeper, seccomp};
+use crate::{cgroup, folder::Seat, ids, image::Program, keeper, seccomp};
 
 /// What processes inside may ever be allowed: what Docker gives, and to restart or end itself, which in a PID namespace
 /// of its own is all that `CAP_SYS_BOOT` allows.

@@ -174,7 +174,7 @@ fn remove_tree(folder: &Path) -> io::Result<()> {
             remove_tree(&entry.path())?;
         }
     }
-    crate::guest::gone(fs::remove_dir(folder))
+    nephos_host::files::gone(fs::remove_dir(folder))
 }
 
 /// The processes of a group and of those within it.

@@ -9,15 +9,13 @@ use std::{
 
 use nephos_driver::GuestSpec;
 
-use crate::{
-    guest::{self, Folder},
-    ids,
-};
+use crate::{folder::Folder, ids};
+use nephos_host::files;
 
 /// Writes the configuration drive's files for the container's root only.
 pub(crate) fn write(folder: &Folder, spec: &GuestSpec) -> io::Result<()> {
     let root = folder.config();
-    guest::gone(fs::remove_dir_all(&root))?;
+    files::gone(fs::remove_dir_all(&root))?;
     if spec.config_drive.is_empty() {
         return Ok(());
     }

@@ -10,10 +10,11 @@ use std::{
 };
 
 use nephos_driver::Disk;
+use nephos_host::files::gone;
 use nephos_types::{Bytes, Error, ErrorKind};
 use tokio::{process::Command, task::spawn_blocking, time::timeout};
 
-use crate::guest::{Folder, gone};
+use crate::folder::Folder;
 
 /// What makes the file system.
 pub(crate) const MAKER: &str = "mkfs.ext4";

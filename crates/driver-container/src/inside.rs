@@ -8,8 +8,12 @@ use std::{
     time::Duration,
 };
 
-use nephos_driver::{Answer, MAX_CONTENT, Question};
-use nephos_types::{Error, ErrorKind};
+use nephos_driver::{Answer, MAX_CONTENT, Question, refusal};
+use nephos_host::{
+    files::replace,
+    process::{Identity, Process},
+};
+use nephos_types::{Error, ErrorKind, ServerId};
 use serde_json::json;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
@@ -17,33 +21,48 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::{
-    bundle,
-    guest::{Folder, replace},
-    image::DEFAULT_PATH,
-    keeper,
-    process::{Identity, Process},
-};
+use crate::{bundle, folder::Folder, host::Host, image::DEFAULT_PATH, keeper};
 
 /// How long a visit may take.
 const VISIT_LIMIT: Duration = Duration::from_secs(60);
 /// How long output of a program's children is waited for when it has ended.
 const AFTER: Duration = Duration::from_millis(500);
 
-/// Whom questions are about.
-pub(crate) struct Host<'a> {
-    pub(crate) keeper_program: &'a Path,
-    pub(crate) runtime: &'a Path,
-    pub(crate) folder: &'a Folder,
-    /// The container's name.
-    pub(crate) name: String,
-    pub(crate) keeper: Identity,
-    pub(crate) init: Identity,
+impl Host {
+    /// Asks the inside of a running guest.
+    pub(crate) async fn ask(&self, id: ServerId, question: &Question) -> Result<Answer, Error> {
+        let guest = self.known(id)?;
+        question.check()?;
+        let machine = guest.machine().ok_or_else(|| refusal::not_running(id))?;
+        if machine.group.is_frozen().unwrap_or(false) {
+            return Err(missing("it stands still"));
+        }
+        let init = machine.init().ok_or_else(|| missing("it is starting"))?;
+        let inside = Inside {
+            keeper_program: &self.surroundings.keeper,
+            runtime: &self.surroundings.runtime,
+            folder: &guest.folder,
+            name: bundle::name(id),
+            keeper: machine.keeper().clone(),
+            init,
+        };
+        inside.ask(question).await
+    }
 }
 
-impl Host<'_> {
-    /// Asks the container.
-    pub(crate) async fn ask(&self, question: &Question) -> Result<Answer, Error> {
+/// Whom questions are about.
+struct Inside<'a> {
+    keeper_program: &'a Path,
+    runtime: &'a Path,
+    folder: &'a Folder,
+    /// The container's name.
+    name: String,
+    keeper: Identity,
+    init: Identity,
+}
+
+impl Inside<'_> {
+    async fn ask(&self, question: &Question) -> Result<Answer, Error> {
         match question {
             Question::Execute { command, environment, input, limit_ms } => {
                 self.execute(command, environment, input, Duration::from_millis(*limit_ms)).await
@@ -247,7 +266,7 @@ fn refused(why: &str) -> Error {
 }
 
 /// Nobody in there can answer.
-pub(crate) fn missing(why: &str) -> Error {
+fn missing(why: &str) -> Error {
     let why: String = why.trim().chars().take(2000).collect();
     Error::new(ErrorKind::Unavailable, "guest_agent_missing", "Nobody inside the server answers").detail(why)
 }

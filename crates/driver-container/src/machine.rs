@@ -7,6 +7,10 @@ use std::{
 };
 
 use nephos_driver::{GuestEvent, Usage};
+use nephos_host::{
+    files,
+    process::{Identity, Process},
+};
 use nephos_types::{Bytes, Error, ErrorKind as Kind, ServerId};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -21,9 +25,8 @@ use tokio::{
 
 use crate::{
     cgroup::Group,
-    guest::{self, Folder},
+    folder::Folder,
     keeper::{self, CONTROL, Order, Phase, State},
-    process::{Identity, Process},
 };
 
 /// A container runs after some dozen milliseconds, on a busy machine later.
@@ -86,7 +89,7 @@ impl Machine {
         };
         let outcome = tokio::select! {
             outcome = beginning => outcome,
-            () = keeper.ended() => Err(ErrorKind::UnexpectedEof.into()),
+            _ = keeper.ended() => Err(ErrorKind::UnexpectedEof.into()),
             () = sleep(READY_LIMIT) => Err(io::Error::from(ErrorKind::TimedOut)),
         };
         match outcome {
@@ -118,7 +121,7 @@ impl Machine {
         };
         let answer = tokio::select! {
             answer = connecting => answer,
-            () = keeper.ended() => Err(ErrorKind::UnexpectedEof.into()),
+            _ = keeper.ended() => Err(ErrorKind::UnexpectedEof.into()),
             () = sleep(ANSWER_LIMIT) => Err(ErrorKind::TimedOut.into()),
         };
         match answer {
@@ -226,7 +229,7 @@ impl Machine {
         let mut connected = true;
         loop {
             tokio::select! {
-                () = self.keeper.ended() => break,
+                _ = self.keeper.ended() => break,
                 said = sayings.next(), if connected => match said {
                     Ok(Some(state)) => {
                         let mut known = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -296,13 +299,13 @@ async fn empty(group: &Group) -> Result<(), Error> {
 
 /// Whether the container ran before its keeper ended.
 fn has_run(folder: &Folder) -> bool {
-    let state: Option<State> = guest::read(&folder.run().join(keeper::STATE)).unwrap_or_default();
+    let state: Option<State> = files::read(&folder.run().join(keeper::STATE)).unwrap_or_default();
     state.is_some_and(|state| matches!(state.phase, Phase::Ended { .. }))
 }
 
 /// How a guest whose keeper is gone has ended: whether by its own decision, and in words.
 pub(crate) fn ending(folder: &Folder) -> (bool, String) {
-    let state: Option<State> = guest::read(&folder.run().join(keeper::STATE)).unwrap_or_default();
+    let state: Option<State> = files::read(&folder.run().join(keeper::STATE)).unwrap_or_default();
     match state.map(|state| state.phase) {
         Some(Phase::Ended { end }) => (end.is_shutdown(), end.to_string()),
         Some(Phase::Failed { why, .. }) => (false, format!("it could not be started again: {why}")),
@@ -317,7 +320,7 @@ pub(crate) fn event_of_end(id: ServerId, shut_down: bool, why: &str) -> GuestEve
 
 /// Why a start failed, as its caller should know it.
 fn start_failure(folder: &Folder, error: io::Error) -> Error {
-    let state: Option<State> = guest::read(&folder.run().join(keeper::STATE)).unwrap_or_default();
+    let state: Option<State> = files::read(&folder.run().join(keeper::STATE)).unwrap_or_default();
     match state.map(|state| state.phase) {
         Some(Phase::Failed { code, why }) if code == "port_in_use" => {
             Error::conflict("port_in_use", "A port that leads to the server is in use on the node").detail(why)

@@ -7,16 +7,66 @@ use std::{
     process::Stdio,
 };
 
+use nephos_driver::{DiskFormat, Snapshot, SnapshotRequest};
+use nephos_host::files::gone;
 use nephos_types::{Error, ErrorKind};
 use tokio::process::Command;
 
 use crate::{
-    guest::gone,
+    guest::{Guest, unknown},
+    host::Host,
+    ids,
     keeper::{self, copy::Request},
 };
 
+impl Host {
+    /// Copies what a guest sees, as it is at one moment, into an archive. A running one stands still meanwhile.
+    pub(crate) async fn snapshot(&self, guest: &Guest, request: &SnapshotRequest) -> Result<Snapshot, Error> {
+        let unreadable = |error| Error::internal("The server's state cannot be read", error);
+        let base = {
+            let now = guest.now();
+            if let Some(reason) = &now.unknown {
+                return Err(unknown(reason));
+            }
+            now.record.base.clone()
+        };
+        let machine = guest.machine();
+        let seat = guest.now().record.life.keeper().map(|(_, seat)| seat.ids);
+        let free = if self.surroundings.mapped { ids::FIRST } else { ids::STORED };
+        let wanted = Request {
+            keeper: machine.as_ref().map(|machine| machine.keeper().clone()),
+            base: self.bases.root(&base),
+            disk: guest.folder.disk(),
+            ids: seat.unwrap_or(free),
+            mapped: self.surroundings.mapped,
+            max_bytes: self.bases.max_bytes(),
+            program: self.bases.program(&base).map_err(unreadable)?,
+        };
+        let mut still = false;
+        if let Some(machine) = &machine
+            && !machine.group.is_frozen().map_err(unreadable)?
+        {
+            machine
+                .group
+                .freeze()
+                .await
+                .map_err(|error| Error::internal("The server could not be held still", error))?;
+            still = true;
+        }
+        let outcome = copy(&self.surroundings.keeper, &wanted, &request.file).await;
+        if let (true, Some(machine)) = (still, &machine)
+            && let Err(error) = machine.group.thaw()
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(Error::internal("The server cannot go on", error));
+        }
+        // No process of it was in the middle of writing, and what it had written was seen.
+        outcome.map(|()| Snapshot { format: DiskFormat::Tar, frozen: request.freeze })
+    }
+}
+
 /// Makes the archive, whole or not at all.
-pub(crate) async fn copy(keeper: &Path, request: &Request, file: &Path) -> Result<(), Error> {
+async fn copy(keeper: &Path, request: &Request, file: &Path) -> Result<(), Error> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::StorageFull => {
             Error::new(ErrorKind::Capacity, "node_disk_full", "The node's disk is full").source(error)

@@ -14,15 +14,13 @@ use std::{
 };
 
 use nephos_driver::Accelerator;
+use nephos_host::process::Process;
 use nephos_types::ServerId;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use crate::{
-    process::{Launch, Process},
-    rights::Users,
-};
+use crate::{launch::Launch, rights::Users};
 
 const DEVICE: &str = "/dev/kvm";
 /// A kernel that boots writes its first line well within a second.

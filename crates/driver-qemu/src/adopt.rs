@@ -3,22 +3,25 @@
 use std::{io, sync::Arc};
 
 use futures_util::future::join_all;
+use nephos_host::{
+    files,
+    process::{Identity, Process},
+};
 use nephos_types::ServerId;
 
 use crate::{
     copy,
-    folder::{self, Folder, Life, Record},
+    folder::{Folder, Life, Record},
     freeze,
     guest::Guest,
     host::Host,
     machine::Machine,
-    process::{Identity, Process},
     suspend,
 };
 
 impl Host {
     pub(crate) async fn adopt_all(&self) -> io::Result<()> {
-        let ids = folder::sweep(&self.folder)?;
+        let ids = files::sweep(&self.folder)?;
         let working = Identity::working_below(&self.folder.canonicalize()?)?;
         let adopting = ids.into_iter().map(|id| {
             let folder = Folder::new(&self.folder, id);

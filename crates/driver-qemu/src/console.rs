@@ -3,21 +3,17 @@
 //! One connection per guest is shared by all open consoles and closed with the last. What the guest writes goes to
 //! each; a console that is not read from misses output instead of holding up the guest or the others.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use nephos_driver::Console;
+use nephos_host::terminal::{PIECE, PIECES, Piece, serve};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split},
+    io::{AsyncReadExt, AsyncWriteExt, duplex, split},
     net::UnixStream,
     sync::{Mutex, broadcast, mpsc},
 };
 
 use crate::folder::{CONSOLE_SOCKET, Folder};
-
-/// Pieces of output that a slow console may be behind.
-const PIECES: usize = 256;
-/// The largest piece.
-const PIECE: usize = 4096;
 
 /// The consoles of one run of a guest.
 pub(crate) struct Consoles {
@@ -28,7 +24,7 @@ pub(crate) struct Consoles {
 
 struct Line {
     typed: mpsc::WeakSender<Vec<u8>>,
-    shown: broadcast::WeakSender<Vec<u8>>,
+    shown: broadcast::WeakSender<Piece>,
 }
 
 impl Consoles {
@@ -56,19 +52,20 @@ impl Consoles {
             }
         };
         let (near, far) = duplex(16 * PIECE);
-        tokio::spawn(serve(far, typed, shown));
+        let (from_person, to_person) = split(far);
+        tokio::spawn(serve(from_person, to_person, typed, shown));
         Ok(Box::new(near))
     }
 }
 
 /// Carries bytes between the connection and all consoles, until the guest ends or nobody is left.
-async fn share(socket: UnixStream, mut typed: mpsc::Receiver<Vec<u8>>, shown: broadcast::Sender<Vec<u8>>) {
+async fn share(socket: UnixStream, mut typed: mpsc::Receiver<Vec<u8>>, shown: broadcast::Sender<Piece>) {
     let (mut from_guest, mut to_guest) = socket.into_split();
     let reading = async {
         let mut piece = vec![0; PIECE];
         while let Ok(count @ 1..) = from_guest.read(&mut piece).await {
             // Without a listener there is nobody to miss it.
-            let _ = shown.send(piece.get(..count).unwrap_or_default().to_vec());
+            let _ = shown.send(Arc::new(piece.get(..count).unwrap_or_default().to_vec()));
         }
     };
     let writing = async {
@@ -81,36 +78,6 @@ async fn share(socket: UnixStream, mut typed: mpsc::Receiver<Vec<u8>>, shown: br
     tokio::select! {
         () = reading => {}
         () = writing => {}
-    }
-}
-
-/// Carries bytes between the shared line and one console, until either ends.
-async fn serve(console: DuplexStream, typed: mpsc::Sender<Vec<u8>>, mut shown: broadcast::Receiver<Vec<u8>>) {
-    let (mut from_person, mut to_person) = split(console);
-    let typing = async {
-        let mut piece = vec![0; PIECE];
-        while let Ok(count @ 1..) = from_person.read(&mut piece).await {
-            if typed.send(piece.get(..count).unwrap_or_default().to_vec()).await.is_err() {
-                break;
-            }
-        }
-    };
-    let showing = async {
-        loop {
-            match shown.recv().await {
-                Ok(piece) => {
-                    if to_person.write_all(&piece).await.is_err() {
-                        break;
-                    }
-                }
-                Err(broadcast::error::RecvError::Lagged(_)) => {}
-                Err(broadcast::error::RecvError::Closed) => break,
-            }
-        }
-    };
-    tokio::select! {
-        () = typing => {}
-        () = showing => {}
     }
 }
 

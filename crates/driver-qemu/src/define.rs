@@ -7,6 +7,7 @@ use std::{
 };
 
 use nephos_driver::{Accelerator, Boot, DiskFormat, Firmware, GuestSpec};
+use nephos_host::work::{blocking, unwritable};
 use nephos_types::{Bytes, Error};
 
 use crate::{
@@ -15,7 +16,6 @@ use crate::{
     guest::Guest,
     host::Host,
     prepare::check_kernel,
-    work::{blocking, unwritable},
 };
 
 impl Host {

@@ -13,12 +13,13 @@ use std::{
 };
 
 use nephos_driver::{Disk, DiskFormat};
+use nephos_host::process::Process;
 use nephos_types::{Bytes, Error, ErrorKind};
 use tokio::time::timeout;
 
 use crate::{
     folder::{Folder, disk_file},
-    process::{Launch, Limits, Process, Rights},
+    launch::{Launch, Limits, Rights},
 };
 
 /// Bounds on `qemu-img`; making an overlay takes a few milliseconds.

@@ -14,6 +14,10 @@ use nephos_driver::{
     Accelerator, Answer, Capabilities, ComputeDriver, Console, DiskFormat, Feature, GuestEvent, GuestSpec, Power,
     Presence, Question, Snapshot, SnapshotRequest, StopMode, Usage, refusal,
 };
+use nephos_host::{
+    lock,
+    work::{blocking, finish},
+};
 use nephos_types::{Error, ErrorKind, ServerId};
 use tokio::sync::{broadcast, oneshot, watch};
 
@@ -21,12 +25,11 @@ use crate::{
     agent::AgentError,
     config::{Acceleration, Config},
     firmware::Uefi,
-    host::{Host, lock},
+    host::Host,
     inside,
     programs::{version, version_of_disk_tool},
     rights::Users,
     screen,
-    work::{blocking, finish},
 };
 
 /// Events that a slow listener may be behind.

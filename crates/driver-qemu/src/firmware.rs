@@ -3,13 +3,11 @@
 use std::{fs::File, io::Read, path::Path};
 
 use nephos_driver::{Firmware, GuestSpec};
+use nephos_host::work::unwritable;
 use nephos_types::{Error, ErrorKind};
 use rustix::fs::{Gid, Uid};
 
-use crate::{
-    folder::{Folder, VARIABLES},
-    work::unwritable,
-};
+use crate::folder::{Folder, VARIABLES};
 
 /// Where distributions put the code and the initial variables: Debian and Ubuntu, Fedora, Arch.
 const PLACES: &[(&str, &str)] = &[

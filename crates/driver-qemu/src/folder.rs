@@ -23,19 +23,18 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::OwnedFd,
         unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     },
     path::{Path, PathBuf},
 };
 
 use nephos_driver::{Accelerator, GuestSpec};
+use nephos_host::{files, process::Identity};
 use nephos_types::{ServerId, Timestamp};
 use rustix::fs::{FallocateFlags, Gid, Mode, OFlags, Uid};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
-
-use crate::process::Identity;
 
 /// A root disk, in `run/`: each incarnation has a file of its own, so that there is always one whole disk that fits the
 /// definition.
@@ -74,8 +73,6 @@ const LAUNCHED: &str = "launched.json";
 const MEMORY: &str = "memory";
 const RUN: &str = "run";
 
-/// A definition holds a configuration drive of at most 8 MiB, which JSON may make a few times longer.
-const MAX_STATE: u64 = 64 << 20;
 /// So much of a console log is kept at least.
 pub(crate) const LOG_KEPT: u64 = 1 << 20;
 /// A console log that takes more than this is shortened to [`LOG_KEPT`].
@@ -165,8 +162,7 @@ impl Folder {
 
     /// The working folder, as a descriptor: what is reached through it needs no path, hence no short one.
     pub(crate) fn open_run(&self) -> io::Result<OwnedFd> {
-        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
-        Ok(rustix::fs::open(self.path.join(RUN), flags, Mode::empty())?)
+        files::open_folder(&self.path.join(RUN))
     }
 
     /// The working folder's path as the kernel shows it.
@@ -210,7 +206,7 @@ impl Folder {
     }
 
     pub(crate) fn write_spec(&self, spec: &GuestSpec) -> io::Result<()> {
-        self.replace(SPEC, &serde_json::to_vec(spec)?)
+        files::replace(&self.path.join(SPEC), spec)
     }
 
     pub(crate) fn record(&self) -> io::Result<Option<Record>> {
@@ -218,7 +214,7 @@ impl Folder {
     }
 
     pub(crate) fn write_record(&self, record: &Record) -> io::Result<()> {
-        self.replace(RECORD, &serde_json::to_vec(record)?)
+        files::replace(&self.path.join(RECORD), record)
     }
 
     pub(crate) fn launched(&self) -> io::Result<Option<Launched>> {
@@ -226,7 +222,7 @@ impl Folder {
     }
 
     pub(crate) fn write_launched(&self, launched: &Launched) -> io::Result<()> {
-        self.replace(LAUNCHED, &serde_json::to_vec(launched)?)
+        files::replace(&self.path.join(LAUNCHED), launched)
     }
 
     /// An empty file for the memory.
@@ -259,49 +255,16 @@ impl Folder {
     }
 
     pub(crate) fn write_config_drive(&self, image: &[u8]) -> io::Result<()> {
-        self.replace("config.img", image)
+        files::replace_bytes(&self.config_drive(), image)
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
-        let file = match File::open(self.path.join(name)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let mut bytes = vec![];
-        file.take(MAX_STATE).read_to_end(&mut bytes)?;
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
+        files::read(&self.path.join(name))
     }
 
-    /// The file has the old content or the new one, whatever happens.
-    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let fresh = self.path.join(format!("{name}.new"));
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-        file.write_all(bytes)?;
-        file.sync_data()?;
-        fs::rename(&fresh, self.path.join(name))
-    }
-
-    /// Makes everything be gone. The guest is, as soon as its folder has another name; what is left of it is
-    /// [swept](sweep) later.
+    /// Makes everything be gone.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        let mut name = self.path.file_name().unwrap_or_default().to_owned();
-        name.push(REMOVED);
-        let removed = self.path.with_file_name(name);
-        match fs::rename(&self.path, &removed) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            // Left over from an earlier try.
-            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {
-                fs::remove_dir_all(&removed)?;
-                fs::rename(&self.path, &removed)?;
-            }
-            Err(error) => return Err(error),
-        }
-        match fs::remove_dir_all(&removed) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
+        files::remove(&self.path)
     }
 
     /// Removes what an earlier process has left where it listened; QEMU would refuse to listen there.
@@ -310,17 +273,12 @@ impl Folder {
     }
 
     pub(crate) fn clear_socket(&self, name: &str) -> io::Result<()> {
-        match fs::remove_file(self.path.join(RUN).join(name)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        files::gone(fs::remove_file(self.path.join(RUN).join(name)))
     }
 
-    /// Connects to a socket in `run/`. The address goes through a descriptor, because a socket's path may have at most
-    /// 107 bytes and the data folder's may be longer.
+    /// Connects to a socket in `run/`.
     pub(crate) async fn connect(&self, name: &str) -> io::Result<UnixStream> {
-        let run = self.open_run()?;
-        UnixStream::connect(format!("/proc/self/fd/{}/{name}", run.as_raw_fd())).await
+        files::connect(&self.path.join(RUN), name).await
     }
 
     /// A file in `run/`, as long as it is a plain one.
@@ -377,10 +335,7 @@ impl Folder {
     }
 
     pub(crate) fn remove_copy(&self, name: &str) -> io::Result<()> {
-        match fs::remove_file(self.path.join(name)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        files::gone(fs::remove_file(self.path.join(name)))
     }
 
     /// The last bytes of the console log, at most `max` and at most [`LOG_KEPT`].
@@ -411,25 +366,6 @@ impl Folder {
             Err(error) => Err(error.into()),
         }
     }
-}
-
-/// Ending of the name of a folder whose guest has been removed.
-const REMOVED: &str = ".removed";
-
-/// The guests that have a folder. Finishes removals that were interrupted.
-pub(crate) fn sweep(guests: &Path) -> io::Result<Vec<ServerId>> {
-    let mut found = vec![];
-    for entry in fs::read_dir(guests)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
-        if name.ends_with(REMOVED) {
-            fs::remove_dir_all(entry.path())?;
-        } else if let Ok(id) = name.parse() {
-            found.push(id);
-        }
-    }
-    Ok(found)
 }
 
 #[cfg(test)]
@@ -476,17 +412,5 @@ mod tests {
         assert!(folder.console_log(100).is_err());
         folder.remove().unwrap();
         assert_eq!(fs::read_to_string(&secret).unwrap(), "secret");
-    }
-
-    #[test]
-    fn an_interrupted_removal_is_finished() {
-        let (guests, folder) = folder();
-        let kept = Folder::new(guests.path(), ServerId::new());
-        kept.create(None).unwrap();
-        fs::rename(&folder.path, folder.path.with_file_name(format!("{}{REMOVED}", ServerId::new()))).unwrap();
-        assert_eq!(sweep(guests.path()).unwrap().len(), 1);
-        assert_eq!(fs::read_dir(guests.path()).unwrap().count(), 1);
-        kept.remove().unwrap();
-        kept.remove().unwrap();
     }
 }

@@ -3,14 +3,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nephos_driver::{GuestEvent, GuestSpec, Observation, Power, Presence, refusal};
+use nephos_host::{process::Identity, work::unwritable};
 use nephos_types::{Error, ErrorKind, ServerId, Timestamp};
 use tokio::{sync::broadcast, task::AbortHandle};
 
 use crate::{
     folder::{Folder, Life, Record},
     machine::{Machine, Watcher, event_of_end},
-    process::Identity,
-    work::unwritable,
 };
 
 /// One guest.

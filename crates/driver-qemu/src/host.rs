@@ -2,18 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{File, TryLockError},
-    path::{Path, PathBuf},
+    fs::File,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use nephos_driver::{Accelerator, GuestEvent};
-use nephos_types::{Error, ServerId};
-use tokio::{
-    sync::{broadcast, mpsc, watch},
-    time::{Instant, sleep},
-};
+use nephos_types::ServerId;
+use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::{
     accelerator::Probe,
@@ -24,9 +20,6 @@ use crate::{
     qmp::Event,
     rights::Users,
 };
-
-/// How long to wait for an earlier driver over the same folder to let go of it.
-const LOCK_LIMIT: Duration = Duration::from_secs(5);
 
 /// The surroundings of the guests.
 pub(crate) struct Host {
@@ -79,25 +72,5 @@ impl Host {
         let mut now = guest.now();
         now.machine = Some(machine.clone());
         now.watch = Some(tokio::spawn(machine.watch(events, watcher)).abort_handle());
-    }
-}
-
-/// One driver per folder: two would run guests twice.
-pub(crate) async fn lock(state: &Path) -> Result<File, Error> {
-    let path = state.join("driver.lock");
-    let failed = |error| Error::internal("The lock of the node's servers cannot be taken", error);
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-    let deadline = Instant::now() + LOCK_LIMIT;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(Duration::from_millis(20)).await,
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::conflict("state_in_use", "Another agent runs the servers of this folder")
-                    .detail(state.display().to_string())
-                    .next("stop the other one, or use another data folder", None));
-            }
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-        }
     }
 }

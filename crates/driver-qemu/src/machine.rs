@@ -7,6 +7,7 @@ use std::{
 };
 
 use nephos_driver::{GuestEvent, Usage};
+use nephos_host::process::Process;
 use nephos_types::{Bytes, Error, ErrorKind, ServerId};
 use serde_json::{Value, json};
 use tokio::{
@@ -19,7 +20,6 @@ use crate::{
     command_line::{AGENT_LINE, DISK_NODE},
     console::Consoles,
     folder::{Folder, QMP_SOCKET},
-    process::Process,
     qmp::{Client, Event, QmpError},
 };
 
@@ -115,7 +115,7 @@ impl Machine {
             *disks = disk_traffic(&answer);
         }
         let (disk_read, disk_written) = *disks;
-        Ok(Usage { disk_read, disk_written, ..usage })
+        Ok(Usage { cpu: usage.cpu, memory: usage.memory, disk_read, disk_written, ..Usage::default() })
     }
 
     /// Whether the guest has switched itself off while nobody watched.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use nephos_driver::{Boot, DiskFormat, GuestSpec};
+use nephos_host::work::unwritable;
 use nephos_types::{Bytes, Error, ErrorKind};
 use rustix::fs::{Gid, Uid};
 
@@ -14,7 +15,6 @@ use crate::{
     command_line, config_drive, disk,
     firmware::Uefi,
     folder::{Folder, INITRD, KERNEL, Launched},
-    work::unwritable,
 };
 
 /// The largest kernel, and what is left of a guest's memory at least when its first root file system is in it.

@@ -7,7 +7,7 @@ use nephos_driver::Accelerator;
 use nephos_types::{Id, ServerId};
 use rustix::fs::{Gid, Uid};
 
-use crate::process::Rights;
+use crate::launch::Rights;
 
 /// The first of the user ids given to guests; far above what systems give to people, services and containers.
 const FIRST: u32 = 1_300_000_000;

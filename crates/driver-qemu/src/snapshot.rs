@@ -16,6 +16,10 @@ use std::{
 };
 
 use nephos_driver::{Accelerator, DiskFormat, GuestSpec, Snapshot, SnapshotRequest, refusal};
+use nephos_host::{
+    process::Process,
+    work::{blocking, unwritable},
+};
 use nephos_types::Error;
 use tokio::sync::oneshot;
 
@@ -27,10 +31,9 @@ use crate::{
     freeze::Freezer,
     guest::Guest,
     host::Host,
+    launch::Launch,
     machine::connect,
-    process::{Launch, Process},
     qmp::Client,
-    work::{blocking, unwritable},
 };
 
 impl Host {

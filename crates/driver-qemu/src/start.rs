@@ -3,6 +3,10 @@
 use std::{os::fd::AsFd, process::Stdio, sync::Arc};
 
 use nephos_driver::{Accelerator, DiskFormat, GuestSpec, refusal};
+use nephos_host::{
+    process::Process,
+    work::{blocking, unwritable},
+};
 use nephos_types::{Error, Timestamp};
 use tokio::sync::mpsc;
 
@@ -11,11 +15,10 @@ use crate::{
     folder::{Launched, Life, RESCUE, Record},
     guest::Guest,
     host::Host,
+    launch::Launch,
     machine::Machine,
     prepare::Prepared,
-    process::{Launch, Process},
     qmp::Event,
-    work::{blocking, unwritable},
 };
 
 impl Host {

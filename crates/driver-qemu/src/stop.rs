@@ -3,13 +3,10 @@
 use std::sync::Arc;
 
 use nephos_driver::{StopMode, refusal};
+use nephos_host::work::{blocking, unwritable};
 use nephos_types::Error;
 
-use crate::{
-    guest::Guest,
-    host::Host,
-    work::{blocking, unwritable},
-};
+use crate::{guest::Guest, host::Host};
 
 impl Host {
     pub(crate) async fn stop(&self, guest: &Guest, mode: StopMode) -> Result<(), Error> {

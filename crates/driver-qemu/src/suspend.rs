@@ -13,6 +13,7 @@
 use std::{fs::File, io, os::fd::AsFd, sync::Arc, time::Duration};
 
 use nephos_driver::{GuestSpec, refusal};
+use nephos_host::work::{blocking, unwritable};
 use nephos_types::{Error, ErrorKind};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -23,7 +24,6 @@ use crate::{
     host::Host,
     machine::{COMMAND_LIMIT, Machine},
     qmp::QmpError,
-    work::{blocking, unwritable},
 };
 
 /// The memory's name among QEMU's open files.

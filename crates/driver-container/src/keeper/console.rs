@@ -12,19 +12,16 @@ use std::{
     time::Duration,
 };
 
+use nephos_host::terminal::{PIECE, PIECES, Piece, serve};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, unix::AsyncFd},
-    net::{UnixListener, UnixStream},
+    io::unix::AsyncFd,
+    net::UnixListener,
     sync::{broadcast, mpsc},
     task::JoinSet,
 };
 
-use crate::guest::LOG_LIMIT;
+use crate::folder::LOG_LIMIT;
 
-/// Pieces of output that a slow console may be behind.
-const PIECES: usize = 256;
-/// The largest piece.
-const PIECE: usize = 4096;
 /// How often a container that stands still is looked at when somebody types.
 const LOOK: Duration = Duration::from_millis(20);
 /// Consoles at once.
@@ -33,7 +30,7 @@ const MAX_CONSOLES: usize = 64;
 /// The consoles of a guest, as long as its keeper runs.
 pub(crate) struct Consoles {
     typed: mpsc::Receiver<Vec<u8>>,
-    shown: broadcast::Sender<Arc<Vec<u8>>>,
+    shown: broadcast::Sender<Piece>,
     log: Log,
     /// What was typed and has not been taken yet.
     waiting: Option<Vec<u8>>,
@@ -107,45 +104,16 @@ pub(crate) fn waitable(terminal: OwnedFd) -> io::Result<AsyncFd<File>> {
     Ok(unsafe { AsyncFd::register(File::from(terminal)) }?)
 }
 
-async fn accept(listener: UnixListener, typed: mpsc::Sender<Vec<u8>>, shown: broadcast::Sender<Arc<Vec<u8>>>) {
+async fn accept(listener: UnixListener, typed: mpsc::Sender<Vec<u8>>, shown: broadcast::Sender<Piece>) {
     let mut consoles = JoinSet::new();
     loop {
         tokio::select! {
             Ok((stream, _)) = listener.accept(), if consoles.len() < MAX_CONSOLES => {
-                consoles.spawn(serve(stream, typed.clone(), shown.subscribe()));
+                let (from_person, to_person) = stream.into_split();
+                consoles.spawn(serve(from_person, to_person, typed.clone(), shown.subscribe()));
             }
             Some(_) = consoles.join_next() => {}
         }
-    }
-}
-
-/// Carries bytes between the terminal and one console, until that ends.
-async fn serve(stream: UnixStream, typed: mpsc::Sender<Vec<u8>>, mut shown: broadcast::Receiver<Arc<Vec<u8>>>) {
-    let (mut from_person, mut to_person) = stream.into_split();
-    let typing = async {
-        let mut piece = vec![0; PIECE];
-        while let Ok(count @ 1..) = from_person.read(&mut piece).await {
-            if typed.send(piece.get(..count).unwrap_or_default().to_vec()).await.is_err() {
-                break;
-            }
-        }
-    };
-    let showing = async {
-        loop {
-            match shown.recv().await {
-                Ok(piece) => {
-                    if to_person.write_all(&piece).await.is_err() {
-                        break;
-                    }
-                }
-                Err(broadcast::error::RecvError::Lagged(_)) => {}
-                Err(broadcast::error::RecvError::Closed) => break,
-            }
-        }
-    };
-    tokio::select! {
-        () = typing => {}
-        () = showing => {}
     }
 }
 

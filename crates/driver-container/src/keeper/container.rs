@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use nephos_host::process::Identity;
 use nix::{
     cmsg_space,
     libc::pid_t,
@@ -25,7 +26,6 @@ use nix::{
 use tokio::{process::Command, time::timeout};
 
 use super::{End, Task, mounts};
-use crate::process::Identity;
 
 /// How long the runtime may take; usually it takes some dozen milliseconds.
 const RUNTIME_LIMIT: Duration = Duration::from_secs(60);
@@ -81,7 +81,7 @@ impl Terminal {
 /// Starts the container, on this terminal or on one that the runtime makes.
 pub(crate) async fn start(task: &Task, terminal: Option<&Terminal>) -> io::Result<Started> {
     for name in [PID, TERMINAL_SOCKET, RUNTIME_LOG] {
-        crate::guest::gone(fs::remove_file(name))?;
+        nephos_host::files::gone(fs::remove_file(name))?;
     }
     let mut command = runtime(task);
     command.args(["--log", RUNTIME_LOG, "run", "--detach", "--pid-file", PID, "--bundle", "."]);

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use nephos_host::files;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -10,7 +11,6 @@ use tokio::{
 };
 
 use super::{Order, State};
-use crate::guest;
 
 /// Listeners at once.
 const MAX_LISTENERS: usize = 64;
@@ -35,7 +35,7 @@ impl Control {
     /// Says what is so now, and writes it down.
     pub(crate) fn say(&self, change: impl FnOnce(&mut State)) {
         self.state.send_modify(change);
-        if let Err(error) = guest::replace(Path::new(super::STATE), &*self.state.borrow()) {
+        if let Err(error) = files::replace(Path::new(super::STATE), &*self.state.borrow()) {
             eprintln!("the state cannot be written: {error}");
         }
     }

@@ -16,6 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nephos_host::process::Identity;
 use nix::{
     sched::{CloneFlags, setns},
     unistd::chroot,
@@ -24,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use tar::{Builder, EntryType, Header};
 
 use super::mounts::{self, Loop};
-use crate::{ids, image::Program, process::Identity};
+use crate::{ids, image::Program};
 
 /// What is copied.
 #[derive(Clone, Debug, Serialize, Deserialize)]

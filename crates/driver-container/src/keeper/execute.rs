@@ -2,9 +2,8 @@
 
 use std::{fs::File, io, os::unix::process::CommandExt, process::Command};
 
+use nephos_host::process::Identity;
 use nix::sched::{CloneFlags, setns};
-
-use crate::process::Identity;
 
 /// Becomes the runtime, among the mounts of this keeper.
 pub(crate) fn run(mut arguments: impl Iterator<Item = std::ffi::OsString>) -> io::Result<()> {

@@ -26,9 +26,10 @@ pub(crate) use mounts::{at, counters};
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
 use nephos_driver::PortForward;
+use nephos_host::process::Identity;
 use serde::{Deserialize, Serialize};
 
-use crate::{guest::Seat, process::Identity};
+use crate::folder::Seat;
 
 /// The first argument of a keeper.
 pub(crate) const COMMAND: &str = "container-keeper";

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use nephos_host::files;
 use rustix::process::{Pid, PidfdFlags};
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -14,7 +15,7 @@ use super::{
     CONSOLE, CONTROL, End, Order, Phase, STATE, State, TASK, Task, console, console::Consoles, container,
     container::Terminal, control::Control, forward, forward::Inside, mounts, mounts::Loop,
 };
-use crate::{cgroup::Group, guest};
+use crate::cgroup::Group;
 
 /// How long consoles may take to read what is left.
 const LAST_LOOK: Duration = Duration::from_millis(200);
@@ -57,13 +58,13 @@ pub(crate) fn run() -> io::Result<()> {
     if let Err(Obstacle { code, why }) = outcome {
         eprintln!("{why}");
         let phase = Phase::Failed { code: code.to_owned(), why };
-        guest::replace(Path::new(STATE), &State { phase, ..starting })?;
+        files::replace(Path::new(STATE), &State { phase, ..starting })?;
     }
     Ok(())
 }
 
 fn prepare() -> Result<Prepared, Obstacle> {
-    let task: Task = guest::read(Path::new(TASK))?.ok_or_else(|| io::Error::from(ErrorKind::NotFound))?;
+    let task: Task = files::read(Path::new(TASK))?.ok_or_else(|| io::Error::from(ErrorKind::NotFound))?;
     let control = listener(CONTROL)?;
     let console = listener(CONSOLE)?;
     let mut ports = vec![];

@@ -93,7 +93,7 @@ fn write_whole(path: &Path, text: &str, mode: u32, (uid, gid): (u32, u32)) -> io
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let fresh = Path::new(&name);
-    crate::guest::gone(fs::remove_file(fresh))?;
+    nephos_host::files::gone(fs::remove_file(fresh))?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(fresh)?;
     file.write_all(text.as_bytes())?;
     fchown(&file, Some(uid), Some(gid))?;

@@ -15,6 +15,7 @@ use std::{
 };
 
 use nephos_driver::{Answer, GuestInfo, GuestInterface, MAX_CONTENT, Question};
+use nephos_host::process::Identity;
 use nephos_types::{Error, ErrorKind as Kind};
 use nix::{
     ifaddrs::getifaddrs,
@@ -23,8 +24,6 @@ use nix::{
     sys::socket::LinkAddr,
     unistd::{setgid, setgroups, setuid},
 };
-
-use crate::process::Identity;
 
 /// A question's content as JSON takes more room than its bytes.
 const MAX_QUESTION: u64 = 4 * MAX_CONTENT as u64;

@@ -1,5 +1,4 @@
-//! Processes that outlive the agent: started detached, found again after its restart, watched and ended whether they
-//! are children or not.
+//! Processes that outlive the agent: found again after its restart, watched and ended whether they are children or not.
 //!
 //! A process is known by its id, its start time and the machine's boot, so that another process that was given the same
 //! id later is never taken for it.
@@ -9,111 +8,42 @@ use std::{
     fs,
     io::{self, ErrorKind},
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
-        unix::process::{CommandExt, ExitStatusExt},
+        fd::{AsFd, OwnedFd},
+        unix::process::ExitStatusExt,
     },
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::Mutex,
+    process::Child,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use nephos_driver::Usage;
 use nephos_types::Bytes;
-use rustix::{
-    fs::{Gid, Uid},
-    process::{Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions},
-};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// Which process it is, across restarts of the agent and of the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Identity {
+pub struct Identity {
     /// Process id.
-    pub(crate) pid: u32,
+    pub pid: u32,
     /// Start time in clock ticks since the machine's boot.
     start_time: u64,
     /// The machine's boot.
     boot: String,
 }
 
-/// The rights of a process.
-#[derive(Clone, Debug)]
-pub(crate) struct Rights {
-    /// User and group, if they differ from the agent's.
-    pub(crate) owner: Option<(Uid, Gid)>,
-    /// Further groups.
-    pub(crate) groups: Vec<Gid>,
-}
-
-/// How to start a process.
-pub(crate) struct Launch<'a> {
-    pub(crate) program: &'a Path,
-    pub(crate) arguments: &'a [String],
-    /// Its working folder.
-    pub(crate) folder: BorrowedFd<'a>,
-    pub(crate) rights: &'a Rights,
-    /// Descriptors that it inherits under their numbers, besides the standard ones.
-    pub(crate) inherited: &'a [RawFd],
-    pub(crate) output: Stdio,
-    pub(crate) errors: Stdio,
-    /// Bounds of CPU seconds and address space; none for guests.
-    pub(crate) limits: Option<Limits>,
-}
-
-/// Bounds for helper programs.
-#[derive(Clone, Copy)]
-pub(crate) struct Limits {
-    pub(crate) cpu_seconds: u64,
-    pub(crate) address_space: Bytes,
-}
-
-impl Launch<'_> {
-    /// Starts it in a session of its own, so that no signal to the agent's group reaches it.
-    pub(crate) fn spawn(self) -> io::Result<Child> {
-        let mut command = Command::new(self.program);
-        command.args(self.arguments).stdin(Stdio::null()).stdout(self.output).stderr(self.errors);
-        // What a guest's process needs of the environment is nothing but where programs are.
-        command.env_clear();
-        if let Some(path) = std::env::var_os("PATH") {
-            command.env("PATH", path);
-        }
-        let folder = self.folder.as_raw_fd();
-        let inherited = self.inherited.to_vec();
-        let rights = self.rights.clone();
-        let limits = self.limits;
-        let prepare = move || -> io::Result<()> {
-            // SAFETY: the descriptors are open in the parent until `spawn` returns, hence also here.
-            let borrow = |fd: RawFd| unsafe { BorrowedFd::borrow_raw(fd) };
-            for fd in &inherited {
-                rustix::io::fcntl_setfd(borrow(*fd), rustix::io::FdFlags::empty())?;
-            }
-            rustix::process::fchdir(borrow(folder))?;
-            rustix::process::setsid()?;
-            let bound = |resource, value| {
-                rustix::process::setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })
-            };
-            bound(Resource::Core, 0)?;
-            if let Some(limits) = limits {
-                bound(Resource::Cpu, limits.cpu_seconds)?;
-                bound(Resource::As, limits.address_space.0)?;
-            }
-            if let Some((uid, gid)) = rights.owner {
-                rustix::thread::set_thread_groups(&rights.groups)?;
-                rustix::thread::set_thread_res_gid(gid, gid, gid)?;
-                rustix::thread::set_thread_res_uid(uid, uid, uid)?;
-            }
-            Ok(())
-        };
-        // SAFETY: `prepare` makes system calls only: it neither allocates nor locks, so it may run between fork and exec.
-        unsafe { command.pre_exec(prepare) };
-        command.spawn()
-    }
+/// What a process uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// CPU time since its start.
+    pub cpu: Duration,
+    /// Resident memory.
+    pub memory: Bytes,
 }
 
 /// A running process, held by a descriptor that cannot come to mean another one.
-pub(crate) struct Process {
+pub struct Process {
     identity: Identity,
     handle: AsyncFd<OwnedFd>,
     /// To reap it, if it is our child.
@@ -122,26 +52,27 @@ pub(crate) struct Process {
 
 impl Process {
     /// Takes hold of a child. It may have ended already: until it is waited for, its id means no other process.
-    pub(crate) fn of_child(child: Child) -> io::Result<Self> {
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(ErrorKind::NotFound)?;
+    pub fn of_child(child: Child) -> io::Result<Self> {
+        let pid = pid_of(child.id()).ok_or(ErrorKind::NotFound)?;
         let handle = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
-        let identity = Identity { pid: child.id(), start_time: Stat::of(child.id())?.start_time, boot: boot()? };
+        let identity = Identity::of(child.id())?;
         // SAFETY: an `OwnedFd` keeps its descriptor open and the same until it is dropped.
         let handle = unsafe { AsyncFd::register_with_interest(handle, Interest::READABLE) }?;
         Ok(Self { identity, handle, child: Mutex::new(Some(child)) })
     }
 
     /// Takes hold of a process that is remembered; `None` if it has ended.
-    pub(crate) fn open(identity: &Identity) -> io::Result<Option<Self>> {
-        let Some(pid) = i32::try_from(identity.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+    pub fn open(identity: &Identity) -> io::Result<Option<Self>> {
+        let Some(pid) = pid_of(identity.pid) else { return Ok(None) };
         let handle = match rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) {
             Ok(handle) => handle,
             Err(rustix::io::Errno::SRCH) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         // Checked after the descriptor is held: from here on the id cannot be given to another process unnoticed.
-        match Identity::of(identity.pid) {
-            Ok(current) if current == *identity => {}
+        match Stat::of(identity.pid) {
+            Ok(stat)
+                if stat.start_time == identity.start_time && !stat.has_ended() && identity.is_of_this_boot()? => {}
             Ok(_) => return Ok(None),
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -151,19 +82,19 @@ impl Process {
         Ok(Some(Self { identity: identity.clone(), handle, child: Mutex::new(None) }))
     }
 
-    pub(crate) fn identity(&self) -> &Identity {
+    /// Which one it is.
+    pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
     /// Waits until it has ended; says how, if that is known.
-    pub(crate) async fn ended(&self) -> Option<String> {
+    pub async fn ended(&self) -> Option<String> {
         // The descriptor becomes readable when the process ends and stays so, hence readiness is never cleared.
         let _ = self.handle.readable().await;
-        let mut child = self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(child) = child.as_mut() else {
             // It may be a child of ours after all, started by an earlier driver of this process; if not, init reaps it.
-            let pid = i32::try_from(self.identity.pid).ok().and_then(Pid::from_raw);
-            let _ = rustix::process::waitpid(pid, WaitOptions::NOHANG);
+            let _ = rustix::process::waitpid(pid_of(self.identity.pid), WaitOptions::NOHANG);
             return None;
         };
         let status = child.try_wait().ok()??;
@@ -175,50 +106,46 @@ impl Process {
     }
 
     /// Whether it has ended.
-    pub(crate) fn has_ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         let mut fds = [rustix::event::PollFd::new(self.handle.get_ref(), rustix::event::PollFlags::IN)];
         matches!(rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())), Ok(1..))
     }
 
     /// Ends it by force. It is gone when [`Process::ended`] returns.
-    pub(crate) fn kill(&self) -> io::Result<()> {
+    pub fn kill(&self) -> io::Result<()> {
         match rustix::process::pidfd_send_signal(self.handle.get_ref().as_fd(), Signal::KILL) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// CPU time and resident memory.
-    pub(crate) fn usage(&self) -> io::Result<Usage> {
+    /// What it uses.
+    pub fn usage(&self) -> io::Result<Used> {
         let stat = Stat::of(self.identity.pid)?;
         if self.has_ended() {
-            return Ok(Usage::default());
+            return Ok(Used::default());
         }
         let ticks = rustix::param::clock_ticks_per_second().max(1);
         let cpu = Duration::from_secs(stat.cpu_ticks / ticks)
             + Duration::from_millis((stat.cpu_ticks % ticks) * 1000 / ticks);
         let memory = stat.resident_pages.saturating_mul(rustix::param::page_size() as u64);
-        Ok(Usage { cpu, memory: Bytes(memory), ..Usage::default() })
+        Ok(Used { cpu, memory: Bytes(memory) })
     }
 }
 
 impl Identity {
-    /// Of a process that exists; a zombie does not.
-    fn of(pid: u32) -> io::Result<Self> {
-        let stat = Stat::of(pid)?;
-        if matches!(stat.state, 'Z' | 'X') {
-            return Err(ErrorKind::NotFound.into());
-        }
-        Ok(Self { pid, start_time: stat.start_time, boot: boot()? })
+    /// Of a process that exists, be it ended and not waited for.
+    pub fn of(pid: u32) -> io::Result<Self> {
+        Ok(Self { pid, start_time: Stat::of(pid)?.start_time, boot: boot()? })
     }
 
     /// Whether the machine has not restarted since.
-    pub(crate) fn is_of_this_boot(&self) -> io::Result<bool> {
+    pub fn is_of_this_boot(&self) -> io::Result<bool> {
         Ok(self.boot == boot()?)
     }
 
     /// The processes that work in folders below this one, found by looking at all there are.
-    pub(crate) fn working_below(folder: &Path) -> io::Result<BTreeMap<PathBuf, Vec<Self>>> {
+    pub fn working_below(folder: &Path) -> io::Result<BTreeMap<PathBuf, Vec<Self>>> {
         let mut found = BTreeMap::<_, Vec<Self>>::new();
         for entry in fs::read_dir("/proc")? {
             let entry = entry?;
@@ -232,6 +159,10 @@ impl Identity {
         }
         Ok(found)
     }
+}
+
+fn pid_of(number: u32) -> Option<Pid> {
+    i32::try_from(number).ok().and_then(Pid::from_raw)
 }
 
 /// This boot of the machine.
@@ -271,10 +202,17 @@ impl Stat {
             resident_pages: number(24)?,
         })
     }
+
+    /// A zombie is no process any more.
+    fn has_ended(&self) -> bool {
+        matches!(self.state, 'Z' | 'X')
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use proptest::prelude::*;
 
     use super::*;
