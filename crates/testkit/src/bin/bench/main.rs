@@ -4,6 +4,7 @@
 
 mod booting;
 mod connection;
+mod containers;
 mod creating;
 mod deciding;
 mod figure;

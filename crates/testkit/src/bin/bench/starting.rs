@@ -1,11 +1,12 @@
-//! From the start of the process to `/readyz`, what it then takes, and how large the binary is.
+//! From the start of the process to `/readyz`, what it then takes, and how large the binary is; and how fast servers
+//! start that are containers.
 
 use std::{fs, process::Command, time::Duration};
 
 use nephos_testkit::CloudProcess;
 use tokio::time::{Instant, sleep};
 
-use crate::{Outcome, connection::Connection, figure::Figure, nephos, settings};
+use crate::{Outcome, connection::Connection, containers, figure::Figure, nephos, settings};
 
 /// After this long nothing of the start goes on any more.
 const SETTLE: Duration = Duration::from_secs(6);
@@ -28,12 +29,15 @@ pub(crate) async fn run() -> Outcome {
         Connection::open(&cloud, "/readyz", None).await?.ask().await?;
         again = again.min(begin.elapsed());
     }
-    Ok(vec![
+    drop(cloud);
+    let mut figures = vec![
         Figure::time("`nephos up` on existing data to /readyz (best of 3)", again).under(1000.0),
         Figure::time("first start on an empty folder to /readyz", first).under(3000.0),
         Figure::amount("resident memory, idle, all in one", resident / MIB, "MiB").under(80.0),
         Figure::amount("binary, stripped", stripped_size(&binary)? / MIB, "MiB").under(60.0),
-    ])
+    ];
+    figures.extend(containers::run().await?);
+    Ok(figures)
 }
 
 /// Resident memory of a process in bytes.
