@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config, drivers::Drivers, images::Images, inventory, records::Records, reporter::Reporter,
-    servers::Servers, snapshots::Snapshots, streams::Streams,
+    servers::Servers, snapshots::Snapshots, streams::Streams, usage::Rings,
 };
 
 /// One node.
@@ -57,7 +57,8 @@ impl Agent {
         let records = Records::open(config.data.as_deref())?;
         let images = Images::open(config.data.as_deref(), config.image_cache, client.clone())?;
         let snapshots = Snapshots::open(config.data.as_deref(), config.retry, client.clone(), reporter.clone())?;
-        let servers = Servers::new(config.clone(), drivers, images, snapshots, records, reporter.clone());
+        let usage = Rings::open(config.data.as_deref(), config.usage_samples)?;
+        let servers = Servers::new(config.clone(), drivers, images, snapshots, records, reporter.clone(), usage);
         let streams = Streams::new(servers.clone(), client.clone(), shutdown.clone());
         let agent = Self {
             config,
@@ -219,14 +220,16 @@ impl Agent {
     async fn measure(&self) -> Result<()> {
         /// How often it is looked whether the control plane wishes it by now.
         const IDLE: Duration = Duration::from_secs(5);
+        let mut next = Instant::now();
         loop {
             let every = self.usage_every_ms.load(Ordering::Relaxed);
-            if every == 0 {
+            if every == 0 || self.config.usage_samples == 0 {
                 tokio::time::sleep(IDLE).await;
                 continue;
             }
-            tokio::time::sleep(Duration::from_millis(every.clamp(100, 3_600_000))).await;
-            self.reporter.used(self.servers.measure().await);
+            next = (next + Duration::from_millis(every.clamp(100, 3_600_000))).max(Instant::now());
+            tokio::time::sleep_until(next).await;
+            self.servers.measure().await;
         }
     }
 

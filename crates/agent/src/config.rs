@@ -35,6 +35,9 @@ pub struct Config {
     pub patience: Duration,
     /// Delays between attempts that fail, and before crashed guests are restarted.
     pub retry: Backoff,
+    /// How many samples of what servers use are kept in memory, of all servers together; none are taken if zero. One
+    /// takes about 110 bytes.
+    pub usage_samples: usize,
     /// A guest that has run this long has recovered: its next crash is a first one again.
     pub stable_after: Duration,
 }
@@ -55,6 +58,8 @@ impl Default for Config {
             full_report: Duration::from_secs(60),
             patience: Duration::from_secs(5),
             retry: Backoff { first: Duration::from_millis(500), most: Duration::from_secs(60) },
+            // An hour of seconds for each of 250 servers.
+            usage_samples: 900_000,
             stable_after: Duration::from_secs(600),
         }
     }

@@ -21,6 +21,7 @@ mod reporter;
 mod servers;
 mod snapshots;
 mod streams;
+mod usage;
 
 pub use agent::Agent;
 pub use config::{Backoff, Config};

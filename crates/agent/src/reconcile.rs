@@ -121,7 +121,10 @@ impl Servers {
                 driver.remove(id).await?;
                 presence = driver.observe(id).await;
                 return match presence {
-                    Presence::Gone => self.reached(record, Presence::Gone).await,
+                    Presence::Gone => {
+                        self.usage.forget(id).await;
+                        self.reached(record, Presence::Gone).await
+                    }
                     _ => {
                         Err(Error::new(ErrorKind::Unavailable, "not_removed", "Something of the server is left").into())
                     }

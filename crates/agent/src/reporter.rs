@@ -9,12 +9,10 @@ use std::{
     time::Duration,
 };
 
-use nephos_node_api::{Report, ServerReport, ServerState, UsageSample};
+use nephos_node_api::{Report, ServerReport, ServerState};
 use nephos_types::{ServerId, Timestamp};
 use tokio::{sync::Notify, time::Instant};
 
-/// Measurements that wait for a report; of more, the oldest are dropped.
-const MEASUREMENTS: usize = 20_000;
 /// Work that takes less is not reported as going on.
 const WORTH_SAYING: Duration = Duration::from_millis(50);
 
@@ -29,8 +27,6 @@ struct State {
     latest: BTreeMap<ServerId, ServerReport>,
     unheard: BTreeSet<ServerId>,
     full_due: bool,
-    /// What servers have used since the last report.
-    usage: Vec<UsageSample>,
     /// When what is unheard has to be said.
     due: Option<Instant>,
     last_at: Timestamp,
@@ -76,14 +72,6 @@ impl Reporter {
         state.latest.insert(id, report);
         drop(state);
         self.changed.notify_one();
-    }
-
-    /// States what servers have used. Said with the next report, and not again if that is lost.
-    pub(crate) fn used(&self, samples: Vec<UsageSample>) {
-        let mut state = self.state();
-        state.usage.extend(samples);
-        let more = state.usage.len().saturating_sub(MEASUREMENTS);
-        state.usage.drain(..more);
     }
 
     /// Says no more about a server.
@@ -132,8 +120,7 @@ impl Reporter {
         // The wall clock may stand still or jump back; the order of reports must not.
         let at = Timestamp::now().max(Timestamp::from_micros(state.last_at.as_micros().saturating_add(1)));
         state.last_at = at;
-        let usage = std::mem::take(&mut state.usage);
-        Sending { report: Report { at, full, servers, usage } }
+        Sending { report: Report { at, full, servers } }
     }
 
     /// The report may not have arrived: say again what it said, as it is by then.

@@ -25,6 +25,7 @@ use crate::{
     records::{Record, Records},
     reporter::Reporter,
     snapshots::Snapshots,
+    usage::Rings,
 };
 
 pub(crate) struct Servers {
@@ -34,6 +35,7 @@ pub(crate) struct Servers {
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) records: Records,
     pub(crate) reporter: Arc<Reporter>,
+    pub(crate) usage: Rings,
     /// Bounds the work on different servers at the same time.
     pub(crate) slots: Semaphore,
     table: Mutex<HashMap<ServerId, Entry>>,
@@ -93,6 +95,7 @@ impl Servers {
         snapshots: Arc<Snapshots>,
         records: Records,
         reporter: Arc<Reporter>,
+        usage: Rings,
     ) -> Arc<Self> {
         let slots = Semaphore::new(config.parallel.max(1));
         Arc::new(Self {
@@ -102,6 +105,7 @@ impl Servers {
             snapshots,
             records,
             reporter,
+            usage,
             slots,
             table: Mutex::default(),
             strangers: Mutex::default(),
@@ -220,6 +224,7 @@ impl Servers {
         }
         for id in &forgotten {
             self.reporter.forget(*id);
+            self.usage.forget(*id).await;
             if let Err(error) = self.records.remove(*id).await {
                 tracing::warn!(server = %id, error = %error.chain(), "a record could not be removed");
             }
@@ -363,8 +368,8 @@ impl Servers {
         }
     }
 
-    /// What running servers have used by now.
-    pub(crate) async fn measure(&self) -> Vec<UsageSample> {
+    /// Measures what running servers have used by now, and keeps it.
+    pub(crate) async fn measure(&self) {
         let running: Vec<(ServerId, String)> = {
             let table = self.table();
             let runs = |entry: &&Entry| matches!(entry.record.desired.power, WantedPower::On { .. });
@@ -373,9 +378,13 @@ impl Servers {
         };
         let measured = stream::iter(running).map(async |(server, driver)| {
             let usage = self.drivers.named(&driver).ok()?.usage(server).await.ok()?;
-            (usage != nephos_driver::Usage::default()).then(|| UsageSample { server, at: Timestamp::now(), usage })
+            let sample = UsageSample { at: Timestamp::now(), usage };
+            (usage != nephos_driver::Usage::default()).then_some((server, sample))
         });
-        measured.buffer_unordered(self.config.parallel.max(1)).filter_map(async |sample| sample).collect().await
+        let parallel = self.config.parallel.max(1);
+        let measured = measured.buffer_unordered(parallel).filter_map(async |sample| sample).collect().await;
+        let runs = |entry: &Entry| matches!(entry.record.desired.power, WantedPower::On { .. });
+        self.usage.record(measured, |id| self.table().get(&id).is_some_and(runs)).await;
     }
 
     /// Checksums of the images that guests here stand on; `None` while there are guests nobody knows.

@@ -1,5 +1,5 @@
 //! Streams that somebody at the control plane waits for: consoles and their logs, screens, questions to the inside of
-//! servers. The node dials each one once.
+//! servers, what servers have used. The node dials each one once.
 
 use std::{
     collections::HashSet,
@@ -8,7 +8,7 @@ use std::{
 };
 
 use nephos_driver::{Answer, Question};
-use nephos_node_api::{Client, Duplex, StreamPurpose, StreamRequest, frame};
+use nephos_node_api::{Client, Duplex, StreamPurpose, StreamRequest, UsageQuery, frame};
 use nephos_types::{Error, ErrorKind, Result, ServerId, StreamId};
 use tokio::{io::AsyncWriteExt, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -83,6 +83,7 @@ impl Streams {
                 self.send(&waiting, picture.await).await
             }
             StreamPurpose::Ask { server } => self.ask(&waiting, server).await,
+            StreamPurpose::Usage { server, query } => self.usage(&waiting, server, query).await,
         };
         match opened {
             Ok(()) => Ok(()),
@@ -116,21 +117,30 @@ impl Streams {
         sent.await.map_err(|error| Ended::Broken(Error::internal("A stream broke off", error)))
     }
 
-    /// Receives a question, asks the guest, sends the answer.
+    /// Sends what a server has used.
+    async fn usage(&self, waiting: &Waiting, server: ServerId, query: UsageQuery) -> Result<(), Ended> {
+        let samples = self.servers.usage.read(server, query).await.map_err(Ended::Refused)?;
+        let mut far = waiting.dial().await?;
+        frame::write(&mut far, &samples).await.map_err(Ended::Broken)?;
+        far.shutdown().await.map_err(|error| Ended::Broken(Error::internal("A stream broke off", error)))
+    }
+
+    /// Receives questions one after the other, asks the guest, sends the answers, until the control plane hangs up.
     async fn ask(&self, waiting: &Waiting, server: ServerId) -> Result<(), Ended> {
         let driver = self.servers.driver_of(server).map_err(Ended::Refused)?;
         let mut far = waiting.dial().await?;
-        let question = tokio::time::timeout(QUESTION_WITHIN, frame::read::<Question>(&mut far)).await;
-        let question = question.map_err(|_| Ended::Broken(silent("the control plane sent no question")))?;
-        let question = question.map_err(Ended::Broken)?;
-        let answer: Result<Answer> = match question.check() {
-            Ok(()) => tokio::time::timeout(ANSWER_WITHIN, driver.ask(server, &question))
-                .await
-                .unwrap_or_else(|_| Err(silent("the guest did not answer"))),
-            Err(error) => Err(error),
-        };
-        frame::write(&mut far, &answer).await.map_err(Ended::Broken)?;
-        far.shutdown().await.map_err(|error| Ended::Broken(Error::internal("A stream broke off", error)))
+        loop {
+            let question = tokio::time::timeout(QUESTION_WITHIN, frame::next::<Question>(&mut far)).await;
+            let question = question.map_err(|_| Ended::Broken(silent("the control plane sent no question")))?;
+            let Some(question) = question.map_err(Ended::Broken)? else { return Ok(()) };
+            let answer: Result<Answer> = match question.check() {
+                Ok(()) => tokio::time::timeout(ANSWER_WITHIN, driver.ask(server, &question))
+                    .await
+                    .unwrap_or_else(|_| Err(silent("the guest did not answer"))),
+                Err(error) => Err(error),
+            };
+            frame::write(&mut far, &answer).await.map_err(Ended::Broken)?;
+        }
     }
 }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use hyper::{
     HeaderMap,
-    header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL},
+    header::{AUTHORIZATION, HOST, SEC_WEBSOCKET_PROTOCOL},
+    http::{request::Parts, uri::Authority},
 };
 use nephos_http::{
     Peer,
@@ -105,6 +106,19 @@ pub(crate) fn token(headers: &HeaderMap) -> Result<Option<&str>> {
         return value.to_str().map(Some).map_err(|_| unusable("`X-Auth-Token` has characters that no token has"));
     }
     Ok(protocols(headers).find_map(|protocol| protocol.strip_prefix(BEARER_PROTOCOL)))
+}
+
+/// By what URL a client reached the cloud, as far as it says so. A proxy in front that ends TLS says that in
+/// `X-Forwarded-Proto`.
+pub(crate) fn origin(parts: &Parts, peer: &Peer) -> Option<String> {
+    let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let host = host.or_else(|| parts.uri.authority().map(Authority::as_str))?;
+    let usable = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'%');
+    if host.is_empty() || host.len() > 255 || !host.bytes().all(usable) {
+        return None;
+    }
+    let behind_tls = parts.headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
+    Some(format!("{}://{host}", if peer.tls || behind_tls { "https" } else { "http" }))
 }
 
 /// The WebSocket subprotocols that a client offers.

@@ -67,6 +67,7 @@ impl Native {
         let token = gate::token(&parts.headers)?;
         let mut context = self.gate.admit(token, spec.permission, peer, id, "rest").await?;
         note(&context, seen);
+        context.origin = gate::origin(parts, peer);
         if spec.effect == Effect::Creates {
             context.idempotency_key = idempotency_key(&parts.headers)?;
         }

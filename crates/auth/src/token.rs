@@ -3,6 +3,8 @@
 //! A token says who logged in, how, for what scope, and until when. It does not say which roles that gives: roles are
 //! looked up when the token is shown, so that taking one away works at once.
 //!
+//! A *ticket* is such claims together with one thing that they are good for, signed by a key of its own.
+//!
 //! Form: base64url without padding of `version, key number, claims, HMAC-SHA256 over all before it`; numbers big-endian.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -90,6 +92,41 @@ pub struct Claims {
 #[must_use]
 pub fn issue(keys: &KeyRing, claims: &Claims) -> String {
     let key = keys.active();
+    let mut bytes = encode(key.id, claims);
+    let mac = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key.bytes), &bytes);
+    bytes.extend(mac.as_ref());
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Checks signature and form, not the time: whether the token has ended, was revoked or has lost its ground is for the
+/// caller to say.
+pub fn verify(keys: &KeyRing, token: &str) -> Result<Claims> {
+    parse(keys, token).ok_or_else(invalid_token)
+}
+
+/// Signs claims together with what they are good for and nothing else. A ticket is no token, nor one of another purpose.
+#[must_use]
+pub fn issue_ticket<const N: usize>(keys: &KeyRing, purpose: &str, claims: &Claims, about: [u8; N]) -> String {
+    let key = keys.active();
+    let mut bytes = encode(key.id, claims);
+    bytes.extend(about);
+    let mac = hmac::sign(&ticket_key(&key.bytes, purpose), &bytes);
+    bytes.extend(mac.as_ref());
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Checks a ticket's signature and form, as [`verify`] does.
+pub fn verify_ticket<const N: usize>(keys: &KeyRing, purpose: &str, ticket: &str) -> Result<(Claims, [u8; N])> {
+    parse_ticket(keys, purpose, ticket).ok_or_else(invalid_token)
+}
+
+/// A key of its own for each purpose.
+fn ticket_key(key: &[u8], purpose: &str) -> hmac::Key {
+    let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), format!("ticket for {purpose}").as_bytes());
+    hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref())
+}
+
+fn encode(key: u32, claims: &Claims) -> Vec<u8> {
     let (kind, scope) = match claims.scope {
         TokenScope::Unscoped => (0u8, 0),
         TokenScope::Project(id) => (1, id.bits()),
@@ -98,7 +135,7 @@ pub fn issue(keys: &KeyRing, claims: &Claims) -> String {
     };
     let mut bytes = Vec::with_capacity(CLAIMS + MAC);
     bytes.push(VERSION);
-    bytes.extend(key.id.to_be_bytes());
+    bytes.extend(key.to_be_bytes());
     bytes.extend(claims.id.bits().to_be_bytes());
     bytes.extend(claims.parent.map_or(0, Id::bits).to_be_bytes());
     bytes.extend(claims.user.bits().to_be_bytes());
@@ -109,15 +146,7 @@ pub fn issue(keys: &KeyRing, claims: &Claims) -> String {
     bytes.extend(claims.application_credential.map_or(0, Id::bits).to_be_bytes());
     bytes.push(kind);
     bytes.extend(scope.to_be_bytes());
-    let mac = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key.bytes), &bytes);
-    bytes.extend(mac.as_ref());
-    URL_SAFE_NO_PAD.encode(bytes)
-}
-
-/// Checks signature and form, not the time: whether the token has ended, was revoked or has lost its ground is for the
-/// caller to say.
-pub fn verify(keys: &KeyRing, token: &str) -> Result<Claims> {
-    parse(keys, token).ok_or_else(invalid_token)
+    bytes
 }
 
 /// The refusal of a token; one text for every reason, so that a guesser learns nothing.
@@ -138,27 +167,21 @@ fn parse(keys: &KeyRing, token: &str) -> Option<Claims> {
     }
     let (signed, mac) = bytes.split_at(CLAIMS);
     let mut fields = Fields(signed);
-    if fields.take::<1>()? != [VERSION] {
+    let key = keys.get(fields.key()?)?;
+    hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, &key.bytes), signed, mac).ok()?;
+    fields.claims()
+}
+
+fn parse_ticket<const N: usize>(keys: &KeyRing, purpose: &str, ticket: &str) -> Option<(Claims, [u8; N])> {
+    if Some(ticket.len()) != base64::encoded_len(CLAIMS + N + MAC, false) {
         return None;
     }
-    let key = keys.get(u32::from_be_bytes(fields.take()?))?;
-    hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, &key.bytes), signed, mac).ok()?;
-    let id = RevocationId::from_bits(fields.u64()?);
-    let parent = fields.optional_id()?;
-    let user = UserId::from_bits(fields.u64()?);
-    let epoch = u32::from_be_bytes(fields.take()?);
-    let issued_at = Timestamp::from_micros(i64::from_be_bytes(fields.take()?));
-    let expires_at = Timestamp::from_micros(i64::from_be_bytes(fields.take()?));
-    let methods = Methods(fields.take::<1>()?[0]);
-    let application_credential = fields.optional_id()?;
-    let scope = match (fields.take::<1>()?, fields.u64()?) {
-        ([0], 0) => TokenScope::Unscoped,
-        ([1], id) => TokenScope::Project(ProjectId::from_bits(id)),
-        ([2], id) => TokenScope::Domain(DomainId::from_bits(id)),
-        ([3], 0) => TokenScope::System,
-        _ => return None,
-    };
-    Some(Claims { id, parent, user, epoch, issued_at, expires_at, methods, application_credential, scope })
+    let bytes = URL_SAFE_NO_PAD.decode(ticket).ok()?;
+    let (signed, mac) = bytes.split_at_checked(CLAIMS + N)?;
+    let mut fields = Fields(signed);
+    let key = keys.get(fields.key()?)?;
+    hmac::verify(&ticket_key(&key.bytes, purpose), signed, mac).ok()?;
+    Some((fields.claims()?, fields.take()?))
 }
 
 /// Takes fields off the front of a token's bytes.
@@ -169,6 +192,31 @@ impl Fields<'_> {
         let (field, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
         Some(*field)
+    }
+
+    /// The version, which must be known, and the number of the key.
+    fn key(&mut self) -> Option<u32> {
+        (self.take::<1>()? == [VERSION]).then_some(())?;
+        self.take().map(u32::from_be_bytes)
+    }
+
+    fn claims(&mut self) -> Option<Claims> {
+        let id = RevocationId::from_bits(self.u64()?);
+        let parent = self.optional_id()?;
+        let user = UserId::from_bits(self.u64()?);
+        let epoch = u32::from_be_bytes(self.take()?);
+        let issued_at = Timestamp::from_micros(i64::from_be_bytes(self.take()?));
+        let expires_at = Timestamp::from_micros(i64::from_be_bytes(self.take()?));
+        let methods = Methods(self.take::<1>()?[0]);
+        let application_credential = self.optional_id()?;
+        let scope = match (self.take::<1>()?, self.u64()?) {
+            ([0], 0) => TokenScope::Unscoped,
+            ([1], id) => TokenScope::Project(ProjectId::from_bits(id)),
+            ([2], id) => TokenScope::Domain(DomainId::from_bits(id)),
+            ([3], 0) => TokenScope::System,
+            _ => return None,
+        };
+        Some(Claims { id, parent, user, epoch, issued_at, expires_at, methods, application_credential, scope })
     }
 
     fn u64(&mut self) -> Option<u64> {
@@ -224,6 +272,22 @@ mod tests {
             let mut changed = token.clone();
             changed.replace_range(place..=place, &other);
             prop_assert_eq!(verify(&keys, &changed).is_ok(), changed == token);
+        }
+
+        #[test]
+        fn a_ticket_is_good_for_its_purpose_alone(claims in claims(), place: prop::sample::Index, other in "[A-Za-z0-9_-]") {
+            let keys = KeyRing::ephemeral().unwrap();
+            let ticket = issue_ticket(&keys, "console", &claims, *b"about");
+            prop_assert_eq!(verify_ticket(&keys, "console", &ticket).unwrap(), (claims.clone(), *b"about"));
+            prop_assert!(verify_ticket::<5>(&keys, "another", &ticket).is_err());
+            prop_assert!(verify_ticket::<4>(&keys, "console", &ticket).is_err());
+            prop_assert!(verify(&keys, &ticket).is_err());
+            prop_assert!(verify(&keys, &issue_ticket(&keys, "console", &claims, [])).is_err());
+            prop_assert!(verify_ticket::<0>(&keys, "console", &issue(&keys, &claims)).is_err());
+            let place = place.index(ticket.len());
+            let mut changed = ticket.clone();
+            changed.replace_range(place..=place, &other);
+            prop_assert_eq!(verify_ticket::<5>(&keys, "console", &changed).is_ok(), changed == ticket);
         }
 
         #[test]

@@ -13,6 +13,7 @@ pub mod client;
 mod command;
 mod completion;
 mod console;
+mod execute;
 pub mod exit;
 mod failure;
 mod local;

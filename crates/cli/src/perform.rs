@@ -1,6 +1,6 @@
 //! Calling an operation for a person: confirm, call, wait for what was started, print.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
 use futures_util::StreamExt;
@@ -16,7 +16,7 @@ use crate::{
         global::{Globals, Wait},
         leaf, tree,
     },
-    console, exit, failure,
+    console, execute, exit, failure,
     output::{self, Format, Printed},
     plan,
     progress::{self, Followed},
@@ -128,6 +128,13 @@ impl Performance<'_> {
             // Opened first: a file that is not there shall leave nothing behind.
             then = Some((upload, file, transfer::open(file, self.globals, &self.terminal).await?));
         }
+        if self.entry.spec.name == execute::OPERATION && self.globals.format.is_none() {
+            let result = self.call(session, &execute::exact(input)).await?;
+            return execute::show(&result, self.globals.quiet);
+        }
+        if let Some(pause) = self.watch() {
+            return self.watch_value(session, &input, pause).await;
+        }
         let mut answer = self.call(session, &input).await?;
         if let Some((upload, file, body)) = then {
             answer = self.upload_created(session, upload, &answer, file, body).await?;
@@ -141,6 +148,34 @@ impl Performance<'_> {
         }
         self.print(&list_items(answer, self.globals), session)?;
         Ok(exit::DONE)
+    }
+
+    /// How often to ask again, if the answer is to be watched.
+    fn watch(&self) -> Option<Duration> {
+        self.matches
+            .try_get_one::<Duration>(leaf::WATCH)
+            .ok()
+            .flatten()
+            .map(|pause| (*pause).max(Duration::from_millis(500)))
+    }
+
+    /// Prints an answer again and again until interrupted; on a terminal always in the same place.
+    async fn watch_value(&self, session: &mut Session, input: &Value, pause: Duration) -> Result<u8> {
+        loop {
+            let answer = self.call(session, input).await?;
+            if self.terminal.out.tty {
+                output::write_out(b"\x1b[H\x1b[2J")?;
+            }
+            self.print(&list_items(answer, self.globals), session)?;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                interrupted = tokio::signal::ctrl_c() => {
+                    return interrupted
+                        .map(|()| exit::INTERRUPTED)
+                        .map_err(|error| Error::internal("Signals cannot be watched for", error));
+                }
+            }
+        }
     }
 
     /// Calls the operation once, following the pages of a list if asked to.

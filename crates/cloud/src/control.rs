@@ -151,6 +151,7 @@ impl Control {
         let nodes = Nodes::new(store.clone(), certificates, settings);
         nodes.register(&mut handlers);
         let compute = Compute::register(&mut handlers, &store, &engine, &nodes, &images, options.compute)?;
+        compute::server::consoles::register(&mut handlers, &compute, &authority);
         let workload: Arc<dyn Workload> = compute.clone();
         nodes.attach(&workload, Arc::new(NodeImages(images)));
         let workflows = Workflows::register(&mut handlers, &store, &engine, &authority)?;

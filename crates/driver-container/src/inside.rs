@@ -268,5 +268,5 @@ fn refused(why: &str) -> Error {
 /// Nobody in there can answer.
 fn missing(why: &str) -> Error {
     let why: String = why.trim().chars().take(2000).collect();
-    Error::new(ErrorKind::Unavailable, "guest_agent_missing", "Nobody inside the server answers").detail(why)
+    Error::conflict("guest_agent_missing", "Nobody inside the server answers").detail(why)
 }

@@ -167,23 +167,32 @@ impl Machine {
             _ => return Ok(Usage::default()),
         };
         let used = self.group.used()?;
-        let (mut read, mut written) = (0, 0);
+        let mut disk = keeper::Counters::default();
         if let Some((device, read_before, written_before)) = &state.device
             && let Ok(now) = keeper::counters(device)
         {
-            (read, written) = (now.0.saturating_sub(*read_before), now.1.saturating_sub(*written_before));
+            disk = keeper::Counters {
+                read: now.read.saturating_sub(*read_before),
+                written: now.written.saturating_sub(*written_before),
+                reads: now.reads.saturating_sub(state.requests_before.0),
+                writes: now.writes.saturating_sub(state.requests_before.1),
+            };
         }
-        let (received, sent) = match &state.phase {
+        let [received, packets_received, sent, packets_sent] = match &state.phase {
             Phase::Running { init } => network(init.pid).unwrap_or_default(),
-            _ => (0, 0),
+            _ => [0; 4],
         };
         Ok(Usage {
             cpu: state.cpu_before + used.cpu,
             memory: Bytes(used.memory),
-            disk_read: Bytes(read.saturating_mul(512)),
-            disk_written: Bytes(written.saturating_mul(512)),
+            disk_read: Bytes(disk.read.saturating_mul(512)),
+            disk_written: Bytes(disk.written.saturating_mul(512)),
             network_received: Bytes(received + state.forwarded.0),
             network_sent: Bytes(sent + state.forwarded.1),
+            disk_reads: disk.reads,
+            disk_writes: disk.writes,
+            packets_received,
+            packets_sent,
         })
     }
 
@@ -350,11 +359,13 @@ fn last_words(folder: &Folder) -> String {
 }
 
 /// Bytes that a process's network has received and sent, its loopback left out: proc_pid_net(5).
-fn network(pid: u32) -> io::Result<(u64, u64)> {
+fn network(pid: u32) -> io::Result<[u64; 4]> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/net/dev"))?;
     let interfaces = text.lines().filter_map(|line| line.split_once(':')).filter(|(name, _)| name.trim() != "lo");
-    Ok(interfaces.fold((0, 0), |(received, sent), (_, numbers)| {
-        let number = |place| numbers.split_ascii_whitespace().nth(place).and_then(|text| text.parse().ok());
-        (received + number(0).unwrap_or(0), sent + number(8).unwrap_or(0))
+    Ok(interfaces.fold([0; 4], |sum: [u64; 4], (_, numbers)| {
+        let number =
+            |place| numbers.split_ascii_whitespace().nth(place).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let places = [0, 1, 8, 9];
+        std::array::from_fn(|index| sum[index].saturating_add(number(places[index])))
     }))
 }

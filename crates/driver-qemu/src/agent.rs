@@ -6,7 +6,7 @@
 
 use std::{io, time::Duration};
 
-use nephos_types::{Error, ErrorKind, ServerId};
+use nephos_types::{Error, ServerId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{
@@ -61,11 +61,9 @@ impl AgentError {
     /// As a caller should know it.
     pub(crate) fn about(self, id: ServerId) -> Error {
         match self {
-            Self::Missing(why) => {
-                Error::new(ErrorKind::Unavailable, "guest_agent_missing", "Nobody inside the server answers")
-                    .detail(format!("{id}: {why}"))
-                    .next("install and start qemu-guest-agent in the server; while it boots, try again", None)
-            }
+            Self::Missing(why) => Error::conflict("guest_agent_missing", "Nobody inside the server answers")
+                .detail(format!("{id}: {why}"))
+                .next("install and start qemu-guest-agent in the server; while it boots, try again", None),
             Self::Refused(why) => Error::conflict("guest_refused", "The agent inside the server refuses").detail(why),
             Self::Nonsense(why) => {
                 Error::conflict("guest_agent_unusable", "What answers inside the server is not its agent").detail(why)

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use nephos_driver::{Answer, GuestInfo, GuestInterface, MAX_CONTENT, Question};
-use nephos_types::{Error, ErrorKind};
+use nephos_driver::{Answer, GuestFileSystem, GuestInfo, GuestInterface, MAX_CONTENT, Question};
+use nephos_types::{Bytes, Error, ErrorKind};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -15,7 +15,7 @@ use crate::agent::{ANSWER_LIMIT, Agent, AgentError, Conversation, plain};
 const PIECE: usize = 256 << 10;
 /// The longest name that a guest may have for anything.
 const MAX_NAME: usize = 256;
-/// The most interfaces, and addresses of one, that a guest may have.
+/// The most interfaces, addresses of one, and file systems that a guest may have.
 const MAX_INTERFACES: usize = 64;
 /// How often a program is asked after, at most and at least.
 const LOOK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
@@ -113,12 +113,21 @@ async fn info(talk: &mut Conversation) -> GuestInfo {
     struct Address {
         ip_address: String,
     }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    struct FileSystem {
+        mountpoint: String,
+        r#type: Option<String>,
+        used_bytes: Option<u64>,
+        total_bytes: Option<u64>,
+    }
     let short = |text: String| plain(&text, MAX_NAME);
     let agent = get::<Agent>(talk, "guest-info", Value::Null).await.ok();
     let host = get::<Host>(talk, "guest-get-host-name", Value::Null).await.ok();
     let system = get::<System>(talk, "guest-get-osinfo", Value::Null).await.ok();
     let (pretty, kernel) = system.map(|s| (s.pretty_name.or(s.name), s.kernel_release)).unwrap_or_default();
     let interfaces = get::<Vec<Interface>>(talk, "guest-network-get-interfaces", Value::Null).await.unwrap_or_default();
+    let file_systems = get::<Vec<FileSystem>>(talk, "guest-get-fsinfo", Value::Null).await.unwrap_or_default();
     GuestInfo {
         host_name: host.map(|host| short(host.host_name)),
         system: pretty.map(short),
@@ -136,6 +145,16 @@ async fn info(talk: &mut Conversation) -> GuestInfo {
                     .take(MAX_INTERFACES)
                     .map(|address| short(address.ip_address))
                     .collect(),
+            })
+            .collect(),
+        file_systems: file_systems
+            .into_iter()
+            .take(MAX_INTERFACES)
+            .map(|system| GuestFileSystem {
+                mount: short(system.mountpoint),
+                kind: system.r#type.map(short),
+                size: system.total_bytes.map(Bytes),
+                used: system.used_bytes.map(Bytes),
             })
             .collect(),
     }

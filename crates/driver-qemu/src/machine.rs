@@ -47,7 +47,7 @@ pub(crate) struct Machine {
     pub(crate) agent: Agent,
     over: watch::Sender<bool>,
     /// What was read and written at the last look.
-    disks: Mutex<(Bytes, Bytes)>,
+    disks: Mutex<Usage>,
 }
 
 /// What a machine's watch tells its owner.
@@ -114,8 +114,7 @@ impl Machine {
         if let Some(answer) = asked {
             *disks = disk_traffic(&answer);
         }
-        let (disk_read, disk_written) = *disks;
-        Ok(Usage { cpu: usage.cpu, memory: usage.memory, disk_read, disk_written, ..Usage::default() })
+        Ok(Usage { cpu: usage.cpu, memory: usage.memory, ..*disks })
     }
 
     /// Whether the guest has switched itself off while nobody watched.
@@ -274,14 +273,20 @@ pub(crate) async fn connect(
     }
 }
 
-/// Bytes read and written, of all disks, from an answer to `query-blockstats`.
-fn disk_traffic(answer: &Value) -> (Bytes, Bytes) {
+/// What was read and written, of all disks, from an answer to `query-blockstats`.
+fn disk_traffic(answer: &Value) -> Usage {
     let devices = || answer.as_array().into_iter().flatten();
     let sum = |name: &str| {
         let counts = devices().filter_map(|device| device["stats"][name].as_u64());
-        Bytes(counts.fold(0, u64::saturating_add))
+        counts.fold(0, u64::saturating_add)
     };
-    (sum("rd_bytes"), sum("wr_bytes"))
+    Usage {
+        disk_read: Bytes(sum("rd_bytes")),
+        disk_written: Bytes(sum("wr_bytes")),
+        disk_reads: sum("rd_operations"),
+        disk_writes: sum("wr_operations"),
+        ..Usage::default()
+    }
 }
 
 /// The end of what QEMU wrote to its standard error.
@@ -323,9 +328,12 @@ mod tests {
 
     #[test]
     fn the_traffic_of_all_disks_is_summed() {
-        let disk = |read: u64, written: u64| json!({ "stats": { "rd_bytes": read, "wr_bytes": written } });
-        assert_eq!(disk_traffic(&json!([disk(1, 2), disk(10, 20)])), (Bytes(11), Bytes(22)));
-        assert_eq!(disk_traffic(&json!([disk(u64::MAX, 0), disk(1, 0), { "stats": 7 }, null])).0, Bytes(u64::MAX));
-        assert_eq!(disk_traffic(&Value::Null), (Bytes(0), Bytes(0)));
+        let disk = |read: u64, written: u64| json!({ "stats": { "rd_bytes": read, "wr_bytes": written, "rd_operations": 1, "wr_operations": 2 } });
+        let both =
+            Usage { disk_read: Bytes(11), disk_written: Bytes(22), disk_reads: 2, disk_writes: 4, ..Usage::default() };
+        assert_eq!(disk_traffic(&json!([disk(1, 2), disk(10, 20)])), both);
+        let odd = json!([disk(u64::MAX, 0), disk(1, 0), { "stats": 7 }, null]);
+        assert_eq!(disk_traffic(&odd).disk_read, Bytes(u64::MAX));
+        assert_eq!(disk_traffic(&Value::Null), Usage::default());
     }
 }

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use nephos_types::Error;
+use nephos_types::{Bytes, Error};
 use serde::{Deserialize, Serialize};
 
 /// The most bytes in one question or answer: content of a file, output of a program.
@@ -131,6 +131,21 @@ pub struct GuestInfo {
     pub agent: Option<String>,
     /// Network interfaces.
     pub interfaces: Vec<GuestInterface>,
+    /// Mounted file systems.
+    pub file_systems: Vec<GuestFileSystem>,
+}
+
+/// A mounted file system as the guest sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestFileSystem {
+    /// Where it is mounted.
+    pub mount: String,
+    /// Its type, e.g. `ext4`.
+    pub kind: Option<String>,
+    /// Its size.
+    pub size: Option<Bytes>,
+    /// How much of it is used.
+    pub used: Option<Bytes>,
 }
 
 /// A network interface as the guest sees it.

@@ -17,7 +17,7 @@ mod spec;
 
 pub use capabilities::{Accelerator, Capabilities, Feature, MissingDriver};
 pub use compute::{ComputeDriver, Console, Snapshot, SnapshotRequest, StopMode};
-pub use inside::{Answer, GuestInfo, GuestInterface, Hidden, MAX_CONTENT, Question};
+pub use inside::{Answer, GuestFileSystem, GuestInfo, GuestInterface, Hidden, MAX_CONTENT, Question};
 pub use observation::{GuestEvent, Observation, Power, Presence, Usage};
 pub use spec::{
     Boot, ConfigFile, Disk, DiskFormat, Firmware, GuestSpec, Interface, PortForward, Protocol, config_drive_label,

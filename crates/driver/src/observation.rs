@@ -75,4 +75,12 @@ pub struct Usage {
     pub network_received: Bytes,
     /// Sent by them.
     pub network_sent: Bytes,
+    /// Read requests to its disks.
+    pub disk_reads: u64,
+    /// Write requests to its disks.
+    pub disk_writes: u64,
+    /// Packets received by its network interfaces.
+    pub packets_received: u64,
+    /// Packets sent by them.
+    pub packets_sent: u64,
 }

@@ -45,6 +45,8 @@ use crate::{
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How long a start waits for this machine's node.
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
+/// More simulated nodes than this do not measure what their servers use.
+const MEASURED: usize = 100;
 /// The file in the data folder that holds the URL while the cloud is ready.
 const ENDPOINT: &str = "endpoint";
 
@@ -313,13 +315,17 @@ async fn start_agents(
             nodes.push(control.nodes.local(&name, &name).await?);
         }
         let first = nodes[0];
+        let simulated = nodes.len();
         let fleet = Fleet::start(
             plane,
             nodes,
             |index| Arc::new(SimulatedHost::new(index as u64).driver()),
             |index| {
                 let (memory, disk) = (Bytes::mib(256 << 10), Bytes::mib(10 << 20));
-                nephos_agent::simulated_config(format!("sim-{index}"), 64, memory, disk)
+                let config = nephos_agent::simulated_config(format!("sim-{index}"), 64, memory, disk);
+                // One process pays for all of them.
+                let usage_samples = if simulated <= MEASURED { config.usage_samples / simulated } else { 0 };
+                nephos_agent::Config { usage_samples, ..config }
             },
         );
         return Ok(Agents { first, running: Running::Simulated(fleet) });

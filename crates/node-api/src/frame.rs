@@ -28,8 +28,19 @@ pub async fn write(stream: &mut (impl AsyncWrite + Unpin), message: &impl Serial
 /// Of kind `TooLarge` if it is longer than [`MAX_FRAME`], `Unavailable` if the stream ends before the message does,
 /// `Invalid` if it is not what was expected.
 pub async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin)) -> Result<T> {
+    next(stream).await?.ok_or_else(|| broken(&std::io::ErrorKind::UnexpectedEof.into()))
+}
+
+/// Receives a message, or nothing if the stream has ended before it.
+///
+/// # Errors
+/// As [`read`].
+pub async fn next<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<T>> {
     let mut length = [0; 4];
-    stream.read_exact(&mut length).await.map_err(|error| broken(&error))?;
+    if stream.read(&mut length[..1]).await.map_err(|error| broken(&error))? == 0 {
+        return Ok(None);
+    }
+    stream.read_exact(&mut length[1..]).await.map_err(|error| broken(&error))?;
     let length = u32::from_be_bytes(length);
     if length as usize > MAX_FRAME {
         return Err(too_large());
@@ -41,6 +52,7 @@ pub async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin)) ->
         return Err(broken(&std::io::ErrorKind::UnexpectedEof.into()));
     }
     serde_json::from_slice(&text)
+        .map(Some)
         .map_err(|error| Error::invalid("invalid_message", "The message cannot be read").detail(error.to_string()))
 }
 

@@ -107,7 +107,8 @@ pub struct HelloAnswer {
     pub node: NodeId,
     /// Report at least this often, in milliseconds.
     pub report_every_ms: u64,
-    /// Measure what running servers use this often, in milliseconds; zero: not at all.
+    /// Measure what running servers use this often, in milliseconds, and keep it for [`StreamPurpose::Usage`]; zero: not
+    /// at all.
     #[serde(default)]
     pub usage_every_ms: u64,
 }
@@ -275,11 +276,19 @@ pub enum StreamPurpose {
         /// The server.
         server: ServerId,
     },
-    /// A question to the inside of a server: the control plane sends a [`Question`](nephos_driver::Question), the node
-    /// a `Result<`[`Answer`](nephos_driver::Answer)`, Error>`, each as one [`frame`](crate::frame).
+    /// Questions to the inside of a server, one after the other until the control plane hangs up: the control plane
+    /// sends a [`Question`](nephos_driver::Question), the node a `Result<`[`Answer`](nephos_driver::Answer)`, Error>`,
+    /// each as one [`frame`](crate::frame).
     Ask {
         /// The server.
         server: ServerId,
+    },
+    /// What a server has used: one [`frame`](crate::frame) with a list of [`UsageSample`], oldest first.
+    Usage {
+        /// The server.
+        server: ServerId,
+        /// Which samples.
+        query: UsageQuery,
     },
 }
 
@@ -359,12 +368,34 @@ pub struct SnapshotHeader {
 /// What a server has used, as measured at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageSample {
-    /// The server.
-    pub server: ServerId,
     /// When, by the node's clock.
     pub at: Timestamp,
-    /// Since its start.
+    /// Since the guest's start.
     pub usage: Usage,
+}
+
+/// How close together samples are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resolution {
+    /// As they were measured ([`HelloAnswer::usage_every_ms`]), of the last hour; of less if the node has very many
+    /// servers, or its agent was started since.
+    Second,
+    /// One a minute, of the last week.
+    Minute,
+}
+
+/// Which samples are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageQuery {
+    /// How close together.
+    pub resolution: Resolution,
+    /// None before this, by the node's clock.
+    pub from: Option<Timestamp>,
+    /// None after this.
+    pub until: Option<Timestamp>,
+    /// The newest so many.
+    pub most: u32,
 }
 
 /// Report on one server.
@@ -394,7 +425,4 @@ pub struct Report {
     pub full: bool,
     /// The servers.
     pub servers: Vec<ServerReport>,
-    /// What servers have used since the last report. Best effort: what is lost on the way is not said again.
-    #[serde(default)]
-    pub usage: Vec<UsageSample>,
 }

@@ -166,6 +166,7 @@ impl Cloud {
             request: RequestId::new(),
             caller: Arc::new(caller),
             idempotency_key: None,
+            origin: None,
             cloud: self.clone(),
             upload: Arc::default(),
         }
@@ -181,6 +182,9 @@ pub struct Context {
     pub caller: Arc<Caller>,
     /// Makes a creating call repeatable: the same key and input give the first call's result. At most 255 characters.
     pub idempotency_key: Option<String>,
+    /// By what URL the caller reached the cloud, without a path, e.g. `https://cloud.example:6780`; as the caller says, so
+    /// good for answers to this caller and for nothing else.
+    pub origin: Option<String>,
     cloud: Cloud,
     upload: Arc<Mutex<Option<ByteStream>>>,
 }

@@ -106,6 +106,8 @@ pub enum Effect {
     Changes,
     /// Makes something new each time: takes an idempotency key.
     Creates,
+    /// Does something each time, e.g. runs a program: a client does not repeat it by itself.
+    Acts,
 }
 
 /// A command line that the test-suite runs.
@@ -267,7 +269,8 @@ table! {
         CreateServer, ListServers, ShowServer, UpdateServer, DeleteServer, StartServer, StopServer, RebootServer,
         PauseServer, UnpauseServer, SuspendServer, ResumeServer, RebuildServer, ResizeServer, ConfirmResize, RevertResize,
         SnapshotServer, RescueServer, UnrescueServer, ShelveServer, UnshelveServer, LockServer, UnlockServer, RestoreServer,
-        OpenConsole, ReadConsoleLog,
+        OpenConsole, ReadConsoleLog, OpenDisplay, MakeConsoleUrl, RevokeConsoles, OpenConsoleUrl,
+        ExecuteCommand, PushFile, PullFile, ResetServerPassword, ResetServerKeys, ShowGuest, TakeScreenshot, ListUsage,
     ];
     workflow: [
         ListWorkflows, ShowWorkflow, WatchWorkflow, CancelWorkflow, RetryWorkflow,

@@ -11,7 +11,7 @@ use nephos_driver::{Firmware, Observation, Power};
 use nephos_node_api::{
     BootSource, Boxed, Content, ControlPlane, Desired, DesiredServer, Duplex, Enrolment, EnrolmentAnswer, HELLO_FIRST,
     Hello, HelloAnswer, Renewal, Report, ServerReport, ServerState, SnapshotHeader, StreamPurpose, StreamRequest,
-    UsageSample, WantedPower,
+    WantedPower,
 };
 use nephos_types::{Bytes, Error, ErrorKind, ImageId, NodeId, Result, ServerId, StreamId};
 use tokio::sync::{mpsc, watch};
@@ -34,7 +34,6 @@ pub(crate) struct State {
     pub(crate) copies: BTreeMap<ImageId, (u32, SnapshotHeader, Vec<u8>)>,
     /// Copies to break off in the middle.
     pub(crate) break_copies: u32,
-    pub(crate) usage: Vec<UsageSample>,
 }
 
 pub(crate) struct Fake {
@@ -189,7 +188,6 @@ impl ControlPlane for Fake {
             for server in report.servers {
                 state.reports.insert(server.id, server);
             }
-            state.usage.extend(report.usage);
             self.changed.send_modify(|count| *count += 1);
             if state.lose_after > 0 {
                 state.lose_after -= 1;

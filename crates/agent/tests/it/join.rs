@@ -13,8 +13,7 @@ use nephos_auth::Authority;
 use nephos_cloud::node::{self, ImageBytes, Nodes, Settings, Workload};
 use nephos_driver::{Power, simulated::SimulatedHost};
 use nephos_node_api::{
-    Client, Content, ControlPlane, DesiredServer, ServerReport, SnapshotHeader, StreamPurpose, UsageSample,
-    WantedPower, server,
+    Client, Content, ControlPlane, DesiredServer, ServerReport, SnapshotHeader, StreamPurpose, WantedPower, server,
 };
 use nephos_store::{Author, Kinds, Sqlite, Store};
 use nephos_types::{Bytes, Error, ErrorKind, ImageId, NodeId, Result};
@@ -39,8 +38,6 @@ impl Workload for Servers {
         self.heard.lock().unwrap().extend(reports.iter().map(|report| (node, report.clone())));
         Box::pin(async { Ok(()) })
     }
-
-    fn used(&self, _: NodeId, _: &[UsageSample]) {}
 }
 
 struct NoImages;

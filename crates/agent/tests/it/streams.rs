@@ -1,7 +1,7 @@
 //! Questions to the inside of servers, refused screens, and measurements.
 
 use nephos_driver::{Answer, Power, Question, simulated::SimulatedHost};
-use nephos_node_api::{Duplex, StreamPurpose, WantedPower, frame};
+use nephos_node_api::{Duplex, Resolution, StreamPurpose, UsageQuery, UsageSample, WantedPower, frame};
 use nephos_types::{Error, Result, ServerId};
 
 use crate::{
@@ -18,8 +18,12 @@ async fn stream(control: &Fake, purpose: StreamPurpose) -> Result<Box<dyn Duplex
 
 async fn ask(control: &Fake, server: ServerId, question: &Question) -> Result<Answer> {
     let mut stream = stream(control, StreamPurpose::Ask { server }).await?;
-    frame::write(&mut stream, question).await?;
-    frame::read::<Result<Answer, Error>>(&mut stream).await?
+    ask_on(&mut stream, question).await
+}
+
+async fn ask_on(stream: &mut Box<dyn Duplex>, question: &Question) -> Result<Answer> {
+    frame::write(stream, question).await?;
+    frame::read::<Result<Answer, Error>>(stream).await?
 }
 
 #[tokio::test]
@@ -32,9 +36,11 @@ async fn a_server_answers_and_is_measured() {
 
     let content = vec![7; 900 << 10];
     let write = Question::WriteFile { path: "/big".to_owned(), content: content.clone(), append: false, mode: None };
-    assert_eq!(ask(&control, web.id, &write).await.unwrap(), Answer::Done);
+    let mut several = stream(&control, StreamPurpose::Ask { server: web.id }).await.unwrap();
+    assert_eq!(ask_on(&mut several, &write).await.unwrap(), Answer::Done);
     let read = Question::ReadFile { path: "/big".to_owned(), offset: 0, max: 16 << 20 };
-    assert_eq!(ask(&control, web.id, &read).await.unwrap(), Answer::Content { content, end: true });
+    assert_eq!(ask_on(&mut several, &read).await.unwrap(), Answer::Content { content, end: true });
+    drop(several);
     let missing = Question::ReadFile { path: "/none".to_owned(), offset: 0, max: 1 };
     assert_eq!(ask(&control, web.id, &missing).await.unwrap_err().code, "guest_file_not_found");
     let relative = Question::ReadFile { path: "none".to_owned(), offset: 0, max: 1 };
@@ -43,5 +49,11 @@ async fn a_server_answers_and_is_measured() {
     for purpose in [StreamPurpose::Screenshot { server: web.id }, StreamPurpose::Display { server: web.id }] {
         assert_eq!(stream(&control, purpose).await.err().unwrap().code, "unsupported");
     }
-    control.until("measured", |state| state.usage.iter().any(|sample| sample.server == web.id).then_some(())).await;
+    let query = UsageQuery { resolution: Resolution::Second, from: None, until: None, most: 100 };
+    let mut samples = vec![];
+    while samples.len() < 3 {
+        let mut stream = stream(&control, StreamPurpose::Usage { server: web.id, query }).await.unwrap();
+        samples = frame::read::<Vec<UsageSample>>(&mut stream).await.unwrap();
+    }
+    assert!(samples.is_sorted_by_key(|sample| sample.at) && samples.is_sorted_by_key(|sample| sample.usage.cpu));
 }

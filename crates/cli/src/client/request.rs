@@ -69,7 +69,8 @@ impl Prepared {
             headers.push((HeaderName::from_static("idempotency-key"), fresh_key()?));
         }
         let uri = url.parse().map_err(|error| Error::internal("a URL could not be built", error))?;
-        Ok(Self { method, uri, headers, body, repeatable: !spec.upload })
+        let repeatable = !spec.upload && spec.effect != Effect::Acts;
+        Ok(Self { method, uri, headers, body, repeatable })
     }
 
     /// Any request: a path below the cloud's URL and perhaps a JSON body.

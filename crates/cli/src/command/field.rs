@@ -213,6 +213,10 @@ impl Field {
                     arg = arg.num_args(1..);
                 }
                 match (&self.kind, inner.as_ref()) {
+                    // Words as they were typed: what stands behind `--` is somebody else's command line.
+                    (Kind::List(_), Kind::Text { .. }) if position.is_some() => {
+                        parsed_by(arg, Kind::Text { long: false, secret: false })
+                    }
                     (Kind::List(_), Kind::Choice(words)) => arg.value_parser(choice_parser(words)),
                     (Kind::List(_), _) => parsed_by(arg, inner.as_ref().clone()),
                     _ => parsed_by(arg, self.kind.clone()),
@@ -233,7 +237,7 @@ impl Field {
     fn help(&self) -> String {
         let mut help = self.description.trim().trim_end_matches('.').to_owned();
         match &self.kind {
-            Kind::Text { long: true, .. } => help.push_str("; @FILE reads it from a file"),
+            Kind::Text { long: true, .. } => help.push_str("; @FILE reads it from a file, @- from standard input"),
             Kind::Text { secret: true, .. } => help.push_str("; `-` reads it from standard input"),
             _ => {}
         }
@@ -380,9 +384,11 @@ fn json_object(text: &str) -> Result<Value, String> {
 fn read_file(path: &str) -> Result<Value, String> {
     use std::io::Read;
     let mut text = String::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_FILE).read_to_string(&mut text))
-        .map_err(|why| format!("cannot read {path}: {why}"))?;
+    let input: Box<dyn Read> = match path {
+        "-" => Box::new(std::io::stdin()),
+        path => Box::new(std::fs::File::open(path).map_err(|why| format!("cannot read {path}: {why}"))?),
+    };
+    input.take(MAX_FILE).read_to_string(&mut text).map_err(|why| format!("cannot read {path}: {why}"))?;
     Ok(text.into())
 }
 

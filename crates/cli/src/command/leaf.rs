@@ -7,11 +7,14 @@ use serde_json::{Map, Value};
 
 use super::{
     field::{self, Kind},
-    global,
+    global, quantity,
 };
 
 /// Id of the argument that names a file to send or to write.
 pub(crate) const FILE: &str = "@file";
+
+/// Id of the argument that says how often to ask again.
+pub(crate) const WATCH: &str = "@watch";
 
 /// Stands for a blank in an example, so that the line is not wrapped; [`show_help`] puts the blank back.
 const UNBREAKABLE: char = '\u{e000}';
@@ -63,6 +66,19 @@ pub(crate) fn complete(command: Command) -> Command {
     }
     if let Some(file) = file_arg(entry) {
         args.push(file);
+    }
+    if spec.effect == Effect::Reads && entry.answer == AnswerKind::Json && !taken.iter().any(|flag| flag == "watch") {
+        args.push(
+            Arg::new(WATCH)
+                .long("watch")
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("2s")
+                .value_name("DURATION")
+                .value_parser(quantity::duration)
+                .display_order(900)
+                .help("Ask again and again, this often, until interrupted [2s]"),
+        );
     }
     let globals = global::args().into_iter().filter_map(|arg| yielding(arg, &taken));
     // The help of the program explains them; here they would hide what is particular.

@@ -79,6 +79,16 @@ pub struct Authority {
     remembered: RwLock<HashMap<Box<str>, Remembered>>,
 }
 
+/// What a ticket says: see [`Authority::delegate`].
+pub(crate) struct Delegated(Claims);
+
+impl Delegated {
+    /// When one can no longer begin with it.
+    pub(crate) fn expires_at(&self) -> Timestamp {
+        self.0.expires_at
+    }
+}
+
 #[derive(Clone)]
 struct Remembered {
     claims: Arc<Claims>,
@@ -287,6 +297,47 @@ impl Authority {
         let user = self.store.get::<User>(user).ok_or_else(invalid_token)?;
         let claims = self.new_claims(&user, TokenScope::Project(project), token::Methods::ACCESS_KEY);
         Ok(Arc::new(self.resolve(&claims, Timestamp::now())?))
+    }
+
+    /// A ticket by which whoever holds it does one thing as this identity, as long as the identity's login lasts.
+    pub(crate) fn delegate<const N: usize>(
+        &self,
+        identity: &Identity,
+        purpose: &str,
+        expires_at: Timestamp,
+        about: [u8; N],
+    ) -> Result<String> {
+        let user = self.store.get::<User>(identity.user).ok_or_else(invalid_token)?;
+        let scope = match &identity.scope {
+            Scope::Unscoped => TokenScope::Unscoped,
+            Scope::Project { id, .. } => TokenScope::Project(*id),
+            Scope::Domain { id, .. } => TokenScope::Domain(*id),
+            Scope::System => TokenScope::System,
+        };
+        let fresh = self.new_claims(&user, scope, token::Methods::TOKEN);
+        let claims = Claims {
+            // Revoking the login revokes the ticket.
+            id: identity.login.token.unwrap_or(fresh.id),
+            parent: identity.login.parent,
+            application_credential: identity.login.application_credential,
+            expires_at,
+            ..fresh
+        };
+        Ok(token::issue_ticket(&self.token_keys, purpose, &claims, about))
+    }
+
+    /// What a ticket says. Whether it still stands, [`Self::still`] says.
+    pub(crate) fn delegated<const N: usize>(&self, purpose: &str, ticket: &str) -> Result<(Delegated, [u8; N])> {
+        let (claims, about) = token::verify_ticket(&self.token_keys, purpose, ticket)?;
+        Ok((Delegated(claims), about))
+    }
+
+    /// What the holder of a ticket is now, whether or not the time to begin with it is over.
+    pub(crate) fn still(&self, delegated: &Delegated) -> Result<Identity> {
+        if self.store.get::<Revocation>(delegated.0.id).is_some() {
+            return Err(invalid_token());
+        }
+        self.resolve(&delegated.0, Timestamp::now())
     }
 
     /// Claims that begin now.

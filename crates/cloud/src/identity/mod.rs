@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 use nephos_store::Kinds;
 
+pub(crate) use self::authority::Delegated;
 pub use self::{
     authority::{Authority, Options, ProjectUse},
     bootstrap::{FirstStart, Printed, bootstrap},

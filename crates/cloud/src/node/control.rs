@@ -102,9 +102,6 @@ impl ControlPlane for Nodes {
             if !report.servers.is_empty() {
                 self.workload()?.report(node, &report.servers).await?;
             }
-            if !report.usage.is_empty() {
-                self.workload()?.used(node, &report.usage);
-            }
             live.state().reported = report.at;
             Ok(())
         })

@@ -29,7 +29,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use nephos_auth::Authority;
 use nephos_driver::{Capabilities, DiskFormat, Feature};
-use nephos_node_api::{Content, DesiredServer, ServerReport, SnapshotHeader, UsageSample};
+use nephos_node_api::{Content, DesiredServer, ServerReport, SnapshotHeader};
 use nephos_store::{CommitError, Draft, Kinds, Query, Store, Transaction};
 use nephos_types::{Error, ImageId, Name, NodeId, Result, Timestamp};
 use nephos_workflow::Holders;
@@ -53,9 +53,6 @@ pub trait Workload: Send + Sync + 'static {
 
     /// Takes in what a node says of its servers; those that are not its own, or known to nobody, are passed over.
     fn report<'a>(&'a self, node: NodeId, reports: &'a [ServerReport]) -> BoxFuture<'a, Result<()>>;
-
-    /// Takes in what a node says its servers have used; those that are not its own are passed over.
-    fn used(&self, node: NodeId, samples: &[UsageSample]);
 }
 
 /// Where nodes get images from.
@@ -82,7 +79,7 @@ pub struct Settings {
     pub silent_after: Duration,
     /// How often nodes have to report.
     pub report_every: Duration,
-    /// How often nodes measure what their servers use; zero for never.
+    /// How often nodes measure what their servers use, and keep it; zero for never.
     pub usage_every: Duration,
     /// How long a node's certificate is valid.
     pub certificate_valid: Duration,
@@ -98,8 +95,7 @@ impl Default for Settings {
             address: None,
             silent_after: Duration::from_secs(10),
             report_every: Duration::from_secs(3),
-            // Nobody reads samples yet.
-            usage_every: Duration::ZERO,
+            usage_every: Duration::from_secs(1),
             certificate_valid: Duration::from_secs(30 * 24 * 3600),
             vcpus_per_cpu: 4,
             peers: None,

@@ -17,7 +17,7 @@ use nephos_cloud::{
 use nephos_driver::{Accelerator, Capabilities, DiskFormat};
 use nephos_node_api::{
     Content, ControlPlane, DesiredServer, Hello, Inventory, PROTOCOL_VERSION, PortRange, Report, ServerReport,
-    ServerState, SnapshotHeader, UsageSample,
+    ServerState, SnapshotHeader,
 };
 use nephos_ops::{
     Caller, Cloud, Context, Credentials, Identity, Scope,
@@ -48,7 +48,6 @@ impl Workload for Heard {
         self.0.fetch_add(u32::try_from(reports.len()).unwrap(), Ordering::SeqCst);
         Box::pin(async { Ok(()) })
     }
-    fn used(&self, _: NodeId, _: &[UsageSample]) {}
 }
 impl ImageBytes for Heard {
     fn open(&self, image: ImageId) -> BoxFuture<'_, Result<Content>> {
@@ -141,7 +140,6 @@ fn report(at: i64, servers: usize) -> Report {
         at: Timestamp::from_micros(at),
         full: false,
         servers: std::iter::repeat_with(gone).take(servers).collect(),
-        usage: vec![],
     }
 }
 

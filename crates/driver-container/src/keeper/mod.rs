@@ -21,7 +21,7 @@ pub(crate) mod unpack;
 mod visit;
 
 pub(crate) use container::TERMINAL;
-pub(crate) use mounts::{at, counters};
+pub(crate) use mounts::{Counters, at, counters};
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -81,6 +81,9 @@ pub(crate) struct State {
     pub(crate) cpu_before: Duration,
     /// The loop device of the guest's disk, and its counters (sectors read and written) at the start.
     pub(crate) device: Option<(String, u64, u64)>,
+    /// The loop device's other counters (requests to read and to write) at the start.
+    #[serde(default)]
+    pub(crate) requests_before: (u64, u64),
     /// Bytes that forwarded connections have carried to the container and back.
     pub(crate) forwarded: (u64, u64),
 }

@@ -46,11 +46,24 @@ pub(crate) fn separate(hidden: &[PathBuf]) -> io::Result<()> {
     Ok(())
 }
 
+/// What has been read from a block device and written to it.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Counters {
+    /// Sectors of 512 bytes read.
+    pub(crate) read: u64,
+    /// Sectors written.
+    pub(crate) written: u64,
+    /// Requests to read.
+    pub(crate) reads: u64,
+    /// Requests to write.
+    pub(crate) writes: u64,
+}
+
 /// A loop device with a file behind it. It is detached when its last user is gone.
 pub(crate) struct Loop {
     pub(crate) name: String,
-    /// Sectors read and written before.
-    pub(crate) counters: (u64, u64),
+    /// What was read and written before.
+    pub(crate) counters: Counters,
     _device: File,
 }
 
@@ -128,11 +141,12 @@ impl Loop {
     }
 }
 
-/// Sectors of 512 bytes that a block device has read and written, from its `stat` in sysfs.
-pub(crate) fn counters(device: &str) -> io::Result<(u64, u64)> {
+/// What a block device has read and written, from its `stat` in sysfs.
+pub(crate) fn counters(device: &str) -> io::Result<Counters> {
     let text = fs::read_to_string(format!("/sys/block/{device}/stat"))?;
-    let number = |place: usize| text.split_ascii_whitespace().nth(place).and_then(|text| text.parse().ok());
-    Ok((number(2).unwrap_or(0), number(6).unwrap_or(0)))
+    let number =
+        |place: usize| text.split_ascii_whitespace().nth(place).and_then(|text| text.parse().ok()).unwrap_or(0);
+    Ok(Counters { reads: number(0), read: number(2), writes: number(4), written: number(6) })
 }
 
 /// Where the keeper and the runtime find what they mount. Each keeper has its own there, in its own mount namespace. The

@@ -46,8 +46,14 @@ struct Prepared {
 /// Keeps a guest until it has ended.
 pub(crate) fn run() -> io::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    let starting =
-        State { phase: Phase::Starting, restarts: 0, cpu_before: Duration::ZERO, device: None, forwarded: (0, 0) };
+    let starting = State {
+        phase: Phase::Starting,
+        restarts: 0,
+        cpu_before: Duration::ZERO,
+        device: None,
+        requests_before: (0, 0),
+        forwarded: (0, 0),
+    };
     let outcome = prepare().and_then(|prepared| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let outcome = runtime.block_on(keep(prepared, starting.clone()));
@@ -94,7 +100,8 @@ fn listener(name: &str) -> io::Result<UnixListener> {
 
 async fn keep(prepared: Prepared, mut state: State) -> Result<(), Obstacle> {
     let Prepared { task, group, control, console, ports, device, terminal } = prepared;
-    state.device = Some((device.name.clone(), device.counters.0, device.counters.1));
+    state.device = Some((device.name.clone(), device.counters.read, device.counters.written));
+    state.requests_before = (device.counters.reads, device.counters.writes);
     let mut control = Control::serve(tokio::net::UnixListener::from_std(control)?, state);
     let mut consoles = Consoles::serve(tokio::net::UnixListener::from_std(console)?, &task.log)?;
     let inside = Inside::new()?;

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 use nephos_types::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// The most that one disk holds; what goes beyond is dropped.
-const MOST: usize = 1 << 20;
+/// The most that one disk holds.
+const MOST: usize = 16 << 20;
 /// How a snapshot's file begins.
 const MAGIC: &[u8] = b"{\"simulated_disk\":";
 
@@ -31,11 +31,15 @@ impl Files {
         self.0.get(path).map(Vec::as_slice)
     }
 
-    pub(super) fn write(&mut self, path: &str, content: Vec<u8>) {
-        let size: usize = self.0.iter().map(|(path, content)| path.len() + content.len()).sum();
-        if size + path.len() + content.len() <= MOST {
+    /// Nothing happens, and `false` is said, if there is no room.
+    pub(super) fn write(&mut self, path: &str, content: Vec<u8>) -> bool {
+        let others = self.0.iter().filter(|(other, _)| *other != path);
+        let size: usize = others.map(|(path, content)| path.len() + content.len()).sum();
+        let fits = size + path.len() + content.len() <= MOST;
+        if fits {
             self.0.insert(path.to_owned(), content);
         }
+        fits
     }
 
     pub(super) fn size(&self) -> Bytes {

@@ -298,12 +298,14 @@ fn answer(guest: &mut Guest, question: &Question) -> Result<Answer, Error> {
         Question::WriteFile { path, content, append, .. } => {
             let mut whole = if *append { guest.files.read(path).unwrap_or_default().to_vec() } else { vec![] };
             whole.extend_from_slice(content);
-            guest.files.write(path, whole);
+            if !guest.files.write(path, whole) {
+                return Err(Error::conflict("guest_refused", "The server refuses").detail("no space left on its disk"));
+            }
             Answer::Done
         }
         Question::SetPassword { .. } => Answer::Done,
         Question::SetKeys { user, keys } => {
-            guest.files.write(&format!("/home/{user}/.ssh/authorized_keys"), keys.join("\n").into_bytes());
+            let _ = guest.files.write(&format!("/home/{user}/.ssh/authorized_keys"), keys.join("\n").into_bytes());
             Answer::Done
         }
     })

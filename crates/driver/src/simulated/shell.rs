@@ -119,7 +119,7 @@ impl Shell {
                 let said = |text: &str| text.trim().replace(['"', '\''], "");
                 match rest.split_once('>') {
                     Some((text, path)) => {
-                        files.write(path.trim(), format!("{}\n", said(text)).into_bytes());
+                        let _ = files.write(path.trim(), format!("{}\n", said(text)).into_bytes());
                         String::new()
                     }
                     None => format!("{}\r\n", said(rest)),

@@ -20,7 +20,9 @@ use super::{
     BY_NODE, Server, actions,
     actions::Wish,
     config_drive::DriveFormat,
+    inside,
     record::{Life, Task, view},
+    usage,
     workflows::{Action, CREATE, DELETE, DeleteInput, PowerInput, TRASH, Trash, look},
 };
 use crate::{
@@ -59,6 +61,8 @@ pub(crate) fn register(handlers: &mut Handlers, compute: &Arc<Compute>) {
     handlers.handle(compute, console);
     handlers.handle(compute, console_log);
     actions::register(handlers, compute);
+    inside::register(handlers, compute);
+    usage::register(handlers, compute);
 }
 
 impl Compute {
@@ -154,6 +158,8 @@ fn decide_creation(
         own_image: None,
         trashed: None,
         lock: None,
+        touched: None,
+        console_epoch: 0,
         protected: input.protected,
         metadata: input.metadata.0.clone(),
         tags: input.tags.as_slice().iter().map(|tag| tag.as_str().to_owned()).collect(),

@@ -2,10 +2,13 @@
 
 mod actions;
 pub mod config_drive;
+pub(crate) mod consoles;
 mod deadlines;
 mod handlers;
+mod inside;
 pub mod record;
 mod reports;
+mod usage;
 pub mod workflows;
 
 pub use record::{BY_NODE, Server};

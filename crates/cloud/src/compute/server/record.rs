@@ -159,6 +159,23 @@ pub struct Server {
     /// How its configuration drive is laid out.
     #[serde(default)]
     pub drive_format: DriveFormat,
+    /// The last time that somebody changed its inside by way of the cloud.
+    #[serde(default)]
+    pub touched: Option<Touched>,
+    /// Grows when all console URLs are ended.
+    #[serde(default)]
+    pub console_epoch: u32,
+}
+
+/// A change of a server's inside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Touched {
+    /// When it began.
+    pub at: Timestamp,
+    /// `exec`, `push`, `reset-password`, `reset-keys`.
+    pub action: String,
+    /// The program without its arguments, the file, the user.
+    pub about: String,
 }
 
 /// A size.

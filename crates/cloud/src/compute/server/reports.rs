@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use nephos_node_api::{DesiredServer, ServerReport, UsageSample};
+use nephos_node_api::{DesiredServer, ServerReport};
 use nephos_store::{Author, Change, CommitError, Query, Record, Transaction, WatchError};
 use nephos_types::{NodeId, Result, Timestamp};
 
@@ -31,8 +31,6 @@ impl Workload for Compute {
             Ok(())
         })
     }
-
-    fn used(&self, _: NodeId, _: &[UsageSample]) {}
 }
 
 impl Compute {

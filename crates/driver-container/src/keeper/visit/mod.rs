@@ -14,9 +14,9 @@ use std::{
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
 };
 
-use nephos_driver::{Answer, GuestInfo, GuestInterface, MAX_CONTENT, Question};
+use nephos_driver::{Answer, GuestFileSystem, GuestInfo, GuestInterface, MAX_CONTENT, Question};
 use nephos_host::process::Identity;
-use nephos_types::{Error, ErrorKind as Kind};
+use nephos_types::{Bytes, Error, ErrorKind as Kind};
 use nix::{
     ifaddrs::getifaddrs,
     libc,
@@ -137,7 +137,16 @@ fn info() -> GuestInfo {
         kernel: text(name.release()),
         agent: None,
         interfaces: interfaces(),
+        file_systems: root_file_system().into_iter().collect(),
     }
+}
+
+/// The one that holds the container's files; the others belong to the kernel.
+fn root_file_system() -> Option<GuestFileSystem> {
+    let room = rustix::fs::statvfs("/").ok()?;
+    let size = room.f_blocks.saturating_mul(room.f_frsize);
+    let used = room.f_blocks.saturating_sub(room.f_bfree).saturating_mul(room.f_frsize);
+    Some(GuestFileSystem { mount: "/".to_owned(), kind: None, size: Some(Bytes(size)), used: Some(Bytes(used)) })
 }
 
 fn interfaces() -> Vec<GuestInterface> {

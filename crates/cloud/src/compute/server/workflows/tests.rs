@@ -136,6 +136,8 @@ fn running(node: NodeId) -> Server {
         own_image: None,
         trashed: None,
         lock: None,
+        touched: None,
+        console_epoch: 0,
         protected: false,
         metadata: [].into(),
         tags: [].into(),
