@@ -11,6 +11,8 @@ use std::{
 
 /// All containers' groups are below this one, which stays: somebody may just be making one in it.
 pub(crate) const PARENT: &str = "nephos";
+/// The controllers that limit containers.
+const NEEDED: [&str; 5] = ["cpu", "memory", "pids", "freezer", "devices"];
 /// How long ended processes may take to leave.
 const EMPTY_LIMIT: u32 = 2000;
 const FREEZE_LIMIT: u32 = 2000;
@@ -221,6 +223,23 @@ fn hierarchies(mounts: &str) -> impl Iterator<Item = (Vec<String>, PathBuf)> {
         };
         Some((controllers, PathBuf::from(before.split(' ').nth(4)?)))
     })
+}
+
+/// Which of the controllers that containers are limited by this machine does not offer here: without them a container
+/// would run, and could take all that the machine has.
+pub(crate) fn missing() -> io::Result<Vec<&'static str>> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let mut offered = vec![];
+    for (controllers, path) in hierarchies(&mounts) {
+        offered.extend(controllers.iter().cloned());
+        if controllers.is_empty() {
+            // Of version 2 these are no controllers; it has them always.
+            offered.extend(["freezer", "devices"].map(str::to_owned));
+            let list = fs::read_to_string(path.join("cgroup.controllers")).unwrap_or_default();
+            offered.extend(list.split_ascii_whitespace().map(str::to_owned));
+        }
+    }
+    Ok(NEEDED.into_iter().filter(|name| !offered.iter().any(|other| other == name)).collect())
 }
 
 /// Mount points of version 2 beside version 1, which some runtimes cannot bear the sight of.

@@ -10,7 +10,7 @@ use nephos_types::{Bytes, Error, ErrorKind};
 use tokio::{process::Command, time::timeout};
 
 use crate::{
-    disk, ids,
+    cgroup, disk, ids,
     keeper::{self, probe::Found, unpack::Limits},
 };
 
@@ -78,6 +78,11 @@ impl Surroundings {
         if let Err(error) = made {
             return Err(unavailable(format!("{}: {error}", disk::MAKER))
                 .next("install it", Some("apt-get install --no-install-recommends e2fsprogs".to_owned())));
+        }
+        let missing = cgroup::missing().map_err(|error| unavailable(format!("control groups: {error}")))?;
+        if !missing.is_empty() {
+            return Err(unavailable(format!("there are no control groups here for {}", missing.join(", ")))
+                .next("mount them below /sys/fs/cgroup where the agent runs", None));
         }
         let found = probe(config).await?;
         if !found.mapped {

@@ -19,7 +19,7 @@ use nephos_ops::{
     image::ShowImage,
     node::{ListNodes, Node, NodeState},
 };
-use nephos_testkit::{CloudProcess, Settings, until};
+use nephos_testkit::{CloudProcess, Machine, Settings, until};
 use nephos_types::ServerId;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -30,6 +30,7 @@ use crate::{
     NEPHOS,
     guest::guest_files,
     help::{console_log, create_server, delete_server, server, succeeded, upload_image},
+    nodes::{join_command, set_enabled},
 };
 
 /// How long a console may be silent before it is typed to again.
@@ -444,4 +445,35 @@ async fn a_node_goes_on_with_the_drivers_that_it_can_have() {
     let error = demo.call(create_server("two", "blank")).await.unwrap_err();
     assert_eq!(error.code, "no_placement");
     assert!(error.detail.contains("raw") && error.next.iter().any(|step| step.action.contains("QEMU")), "{error:?}");
+}
+
+/// Another machine's agent runs in a network namespace, where no control groups are to be seen: a container there would
+/// have no limits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_control_groups_runs_no_containers_and_says_so() {
+    let Some(mut machine) = Machine::new(NEPHOS) else { return };
+    let settings = Settings { node_listen: Some(machine.near_address().into()), ..Settings::default() };
+    let cloud = CloudProcess::start(NEPHOS, settings).await;
+    let (admin, demo) = (cloud.admin().await, cloud.demo().await);
+    let here = this_node(&cloud).await.id;
+    let join = join_command(&cloud);
+    machine.start_agent(&join.iter().map(String::as_str).collect::<Vec<_>>());
+    let there = until("the other node to join", || async {
+        let nodes = admin.call(ListNodes::default()).await.ok()?.items;
+        nodes.into_iter().find(|node| node.id != here && node.state == NodeState::Up && !node.drivers.is_empty())
+    })
+    .await;
+    let names: Vec<&str> = there.drivers.iter().map(|driver| driver.name.as_str()).collect();
+    assert_eq!(names, ["qemu"]);
+    assert_eq!(there.missing_drivers.len(), 1, "{there:#?}");
+    let missing = &there.missing_drivers[0];
+    assert!(missing.name == "container" && missing.reason.contains("control groups"), "{missing:?}");
+    set_enabled(&admin, here, false).await;
+    upload_image(&demo, "box", "tar", &micro_container().await).await;
+    let error = demo.call(create_server("one", "box")).await.unwrap_err();
+    assert_eq!(error.code, "no_placement");
+    let why: Vec<(&str, &str)> =
+        error.reasons.iter().map(|reason| (reason.subject.as_str(), reason.constraint.as_str())).collect();
+    assert!(why.contains(&(there.name.as_str(), "format")), "{error:#?}");
+    assert!(machine.stop_agent().await.success());
 }

@@ -31,7 +31,7 @@ async fn wait_for_node(admin: &Client, id: NodeId, state: NodeState) -> Node {
     .await
 }
 
-async fn set_enabled(admin: &Client, node: NodeId, enabled: bool) {
+pub(crate) async fn set_enabled(admin: &Client, node: NodeId, enabled: bool) {
     let update: UpdateNode = serde_json::from_value(json!({ "node": node, "enabled": enabled })).unwrap();
     admin.call(update).await.unwrap();
 }
@@ -46,7 +46,7 @@ async fn create(client: &Client, name: &str, image: &str) -> NodeId {
 }
 
 /// The command that the control plane prints for a machine that is to join, as its arguments.
-fn join_command(cloud: &CloudProcess) -> Vec<String> {
+pub(crate) fn join_command(cloud: &CloudProcess) -> Vec<String> {
     let printed = cloud.nephos(&["node", "join-token"]);
     let (_, command) = printed.split_once("nephos agent ").unwrap_or_else(|| panic!("no command in: {printed}"));
     let words: Vec<String> = command.split_whitespace().take(4).map(str::to_owned).collect();
