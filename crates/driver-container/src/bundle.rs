@@ -51,6 +51,8 @@ const PROCESSES: (u64, u64) = (256, 4096);
 const PERIOD: u64 = 100_000;
 /// Open files that programs may have without asking for more, and after.
 const FILES: (u64, u64) = (1024, 65_536);
+/// Where a guest in rescue finds its own root.
+const OWN: &str = "/mnt";
 /// Where the configuration drive's files are.
 const CONFIG: &str = "/run/nephos/config";
 
@@ -78,6 +80,9 @@ pub(crate) fn config(spec: &GuestSpec, program: &Program, seat: &Seat) -> Value 
     }
     if !spec.config_drive.is_empty() {
         mounts.push(bind(CONFIG, "config", &["rbind", "ro", "nosuid", "noexec", "nodev"]));
+    }
+    if spec.rescue.is_some() {
+        mounts.push(bind(OWN, keeper::OWN, &["rbind", "nosuid", "nodev"]));
     }
     let mut environment = program.environment.clone();
     for (name, value) in [("TERM", "vt100"), ("HOME", "/root"), ("container", "nephos")] {

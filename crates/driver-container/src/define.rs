@@ -28,7 +28,7 @@ impl Host {
             let record = Record::off(&base, None);
             let made = async {
                 folder.create().map_err(unwritable)?;
-                disk::create(&folder, size).await?;
+                disk::create(&folder.disk(), size).await?;
                 folder.write_record(&record).and_then(|()| folder.write_spec(spec)).map_err(unwritable)
             };
             if let Err(error) = made.await {
@@ -64,7 +64,7 @@ impl Host {
         }
         if fresh {
             let base = self.bases.ensure(image, format).await?;
-            disk::create(&folder, size).await?;
+            disk::create(&folder.disk(), size).await?;
             guest.set(|record| record.base = base)?;
         }
         folder.write_spec(spec).map_err(unwritable)?;
@@ -93,9 +93,6 @@ fn check(spec: &GuestSpec) -> Result<(&Path, DiskFormat), Error> {
     }
     if spec.boot != Boot::Disk {
         return Err(refusal::unsupported(spec.id, "boot a kernel of its own"));
-    }
-    if spec.rescue.is_some() {
-        return Err(refusal::unsupported(spec.id, "be rescued"));
     }
     Ok((image, *format))
 }

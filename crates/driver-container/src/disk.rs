@@ -19,7 +19,7 @@ use crate::folder::Folder;
 /// What makes the file system.
 pub(crate) const MAKER: &str = "mkfs.ext4";
 /// What a disk without a size of its own has room for, besides the image.
-const DEFAULT: Bytes = Bytes::mib(1024);
+pub(crate) const DEFAULT: Bytes = Bytes::mib(1024);
 /// The least that a file system fits into.
 const LEAST: Bytes = Bytes::mib(16);
 const TIME_LIMIT: Duration = Duration::from_secs(60);
@@ -45,10 +45,10 @@ pub(crate) fn current_size(folder: &Folder) -> io::Result<Option<Bytes>> {
     }
 }
 
-/// Makes the guest's disk, empty.
-pub(crate) async fn create(folder: &Folder, size: Bytes) -> Result<(), Error> {
+/// Makes a disk, empty.
+pub(crate) async fn create(path: &Path, size: Bytes) -> Result<(), Error> {
     // Made under another name and renamed when complete, so that a disk is never half made.
-    let fresh = folder.disk().with_extension("new");
+    let fresh = path.with_extension("new");
     let file = |path: &Path| -> io::Result<()> {
         gone(fs::remove_file(path))?;
         File::options().write(true).create_new(true).open(path)?.set_len(size.0)
@@ -56,7 +56,7 @@ pub(crate) async fn create(folder: &Folder, size: Bytes) -> Result<(), Error> {
     file(&fresh).map_err(|error| failed(error.to_string()))?;
     let options = ["-q", "-F", "-m", "0", "-b", "4096", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"];
     run(tool(MAKER).args(options).arg(&fresh), &[0]).await?;
-    fs::rename(&fresh, folder.disk()).map_err(|error| failed(error.to_string()))
+    fs::rename(&fresh, path).map_err(|error| failed(error.to_string()))
 }
 
 /// Makes the guest's disk larger; nothing happens if it is large enough. The guest is off.

@@ -5,6 +5,7 @@
 //!     spec.json           what it should be
 //!     record.json         what it is: switched off, being started, which keeper
 //!     disk.img            what it has written: an ext4 file system, stored with unmapped ids
+//!     rescue.img          the same while it is in rescue: thrown away with its next start
 //!     config/             its configuration drive
 //!     console.log[.1]     what it wrote to its console, and what was before that
 //!     run/                its keeper's working folder
@@ -48,6 +49,9 @@ pub(crate) struct Record {
     pub(crate) life: Life,
     /// The unpacked image that it stands on.
     pub(crate) base: String,
+    /// The one that it runs from instead, in rescue.
+    #[serde(default)]
+    pub(crate) rescue: Option<String>,
 }
 
 /// Where in its life a guest is.
@@ -85,7 +89,7 @@ impl Life {
 impl Record {
     /// Switched off, just now.
     pub(crate) fn off(base: &str, ended: Option<String>) -> Self {
-        Self { since: Timestamp::now(), ended, life: Life::Off, base: base.to_owned() }
+        Self { since: Timestamp::now(), ended, life: Life::Off, base: base.to_owned(), rescue: None }
     }
 }
 
@@ -118,6 +122,11 @@ impl Folder {
 
     pub(crate) fn disk(&self) -> PathBuf {
         self.path.join("disk.img")
+    }
+
+    /// The throw-away disk of a guest in rescue.
+    pub(crate) fn rescue_disk(&self) -> PathBuf {
+        self.path.join("rescue.img")
     }
 
     pub(crate) fn console_log_path(&self) -> PathBuf {

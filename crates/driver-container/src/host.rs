@@ -56,7 +56,11 @@ impl Host {
 
     /// Removes unpacked images that are not needed any more.
     pub(crate) async fn sweep(self: &Arc<Self>) {
-        let used: BTreeSet<String> = self.guests().values().map(|guest| guest.now().record.base.clone()).collect();
+        let bases = |guest: &Arc<Guest>| {
+            let record = &guest.now().record;
+            record.rescue.iter().chain([&record.base]).cloned().collect::<Vec<_>>()
+        };
+        let used: BTreeSet<String> = self.guests().values().flat_map(bases).collect();
         let host = self.clone();
         let swept = spawn_blocking(move || host.bases.sweep(&used)).await;
         if let Ok(Err(error)) = swept {

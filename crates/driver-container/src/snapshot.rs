@@ -16,7 +16,7 @@ use crate::{
     guest::{Guest, unknown},
     host::Host,
     ids,
-    keeper::{self, copy::Request},
+    keeper::{self, Root, copy::Request},
 };
 
 impl Host {
@@ -35,8 +35,8 @@ impl Host {
         let free = if self.surroundings.mapped { ids::FIRST } else { ids::STORED };
         let wanted = Request {
             keeper: machine.as_ref().map(|machine| machine.keeper().clone()),
-            base: self.bases.root(&base),
-            disk: guest.folder.disk(),
+            root: Root { base: self.bases.root(&base), disk: guest.folder.disk() },
+            rescued: guest.now().record.rescue.is_some(),
             ids: seat.unwrap_or(free),
             mapped: self.surroundings.mapped,
             max_bytes: self.bases.max_bytes(),

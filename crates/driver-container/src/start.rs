@@ -1,7 +1,7 @@
 //! Starting a guest: its keeper, and what that is told.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::unix::process::CommandExt,
     process::Stdio,
@@ -23,7 +23,7 @@ use crate::{
     folder::{Folder, Life, Seat},
     guest::{Guest, unknown},
     host::Host,
-    keeper::{self, Order, Task},
+    keeper::{self, Order, Root, Task},
     machine::{Machine, Sayings},
 };
 
@@ -80,18 +80,44 @@ impl Host {
         seat: Seat,
     ) -> Result<(Machine, Sayings), Error> {
         disk::grow(&guest.folder, disk::wanted_size(&spec.disk)?).await?;
-        guest.set(|record| record.life = Life::Starting)?;
+        let rescue = self.prepare_rescue(&guest.folder, spec).await?;
+        guest.set(|record| {
+            record.life = Life::Starting;
+            record.rescue = rescue.clone();
+        })?;
         let (host, folder, wanted) = (self.clone(), guest.folder.clone(), spec.clone());
         let (base, taken) = (base.to_owned(), seat.clone());
-        let keeper = blocking(move || host.spawn_keeper(&folder, &wanted, &base, taken)).await?;
+        let keeper = blocking(move || host.spawn_keeper(&folder, &wanted, &base, rescue.as_deref(), taken)).await?;
         let identity = keeper.identity().clone();
         guest.set(|record| record.life = Life::Running { keeper: identity, seat })?;
         let group = Group::find(&bundle::name(guest.id)).map_err(unwritable)?;
         Machine::started(guest.id, guest.folder.clone(), keeper, group).await
     }
 
-    fn spawn_keeper(&self, folder: &Folder, spec: &GuestSpec, base: &str, seat: Seat) -> Result<Process, Error> {
-        let program = self.bases.program(base).map_err(|error| {
+    /// What a guest in rescue begins from: another image, and a disk that is empty each time.
+    async fn prepare_rescue(&self, folder: &Folder, spec: &GuestSpec) -> Result<Option<String>, Error> {
+        let disk = folder.rescue_disk();
+        files::gone(fs::remove_file(&disk)).map_err(unwritable)?;
+        let Some((image, format)) = &spec.rescue else { return Ok(None) };
+        let base = self.bases.ensure(image, *format).await?;
+        disk::create(&disk, disk::DEFAULT).await?;
+        Ok(Some(base))
+    }
+
+    fn spawn_keeper(
+        &self,
+        folder: &Folder,
+        spec: &GuestSpec,
+        base: &str,
+        rescue: Option<&str>,
+        seat: Seat,
+    ) -> Result<Process, Error> {
+        let (root, disk) = match rescue {
+            Some(rescue) => (rescue, folder.rescue_disk()),
+            None => (base, folder.disk()),
+        };
+        let own = rescue.map(|_| Root { base: self.bases.root(base), disk: folder.disk() });
+        let program = self.bases.program(root).map_err(|error| {
             Error::new(ErrorKind::Internal, "base_image_unreadable", "The unpacked image cannot be read").source(error)
         })?;
         folder.clear_run().map_err(unwritable)?;
@@ -105,8 +131,8 @@ impl Host {
             name: bundle::name(spec.id),
             runtime: self.surroundings.runtime.clone(),
             hidden: cgroup::second_beside_first().map_err(unwritable)?,
-            base: self.bases.root(base),
-            disk: folder.disk(),
+            root: Root { base: self.bases.root(root), disk },
+            own,
             interactive: !program.is_init,
             config: (!spec.config_drive.is_empty()).then(|| folder.config()),
             seat,

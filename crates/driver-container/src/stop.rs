@@ -21,7 +21,10 @@ impl Host {
     }
 
     fn stop_signal(&self, guest: &Guest) -> i32 {
-        let base = guest.now().record.base.clone();
+        let base = {
+            let record = &guest.now().record;
+            record.rescue.as_ref().unwrap_or(&record.base).clone()
+        };
         self.bases.program(&base).map_or(nix::libc::SIGTERM, |program| program.stop_signal)
     }
 

@@ -24,7 +24,10 @@ use nix::{
 use serde::{Deserialize, Serialize};
 use tar::{Builder, EntryType, Header};
 
-use super::mounts::{self, Loop};
+use super::{
+    Root,
+    mounts::{self, Loop},
+};
 use crate::{ids, image::Program};
 
 /// What is copied.
@@ -32,10 +35,11 @@ use crate::{ids, image::Program};
 pub(crate) struct Request {
     /// The keeper of a running guest.
     pub(crate) keeper: Option<Identity>,
-    /// The unpacked image.
-    pub(crate) base: PathBuf,
-    /// The guest's disk.
-    pub(crate) disk: PathBuf,
+    /// What the guest's own root is made of.
+    #[serde(flatten)]
+    pub(crate) root: Root,
+    /// Whether it runs from another.
+    pub(crate) rescued: bool,
     /// The ids that the guest has, or is to be shown with.
     pub(crate) ids: u32,
     /// Whether that takes mapping.
@@ -63,14 +67,15 @@ pub(crate) fn run() -> io::Result<()> {
         }
         None => {
             mounts::separate(&[])?;
-            let device = Loop::attach(&request.disk)?;
+            let device = Loop::attach(&request.root.disk)?;
             mounts::make_place()?;
-            mounts::root(&request.base, &device, None, request.ids, request.mapped)?;
+            mounts::root(&request.root.base, &device, request.ids, request.mapped)?;
             Some(device)
         }
     };
     // From here on no link leads out.
-    chroot(&mounts::at("rootfs"))?;
+    let own = if request.keeper.is_some() && request.rescued { mounts::OWN } else { "rootfs" };
+    chroot(&mounts::at(own))?;
     std::env::set_current_dir("/")?;
     let mut copy = Copy {
         archive: Builder::new(BufWriter::with_capacity(256 << 10, out)),

@@ -21,7 +21,7 @@ pub(crate) mod unpack;
 mod visit;
 
 pub(crate) use container::TERMINAL;
-pub(crate) use mounts::{Counters, at, counters};
+pub(crate) use mounts::{Counters, OWN, at, counters};
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -53,10 +53,12 @@ pub(crate) struct Task {
     pub(crate) runtime: PathBuf,
     /// Mount points that the runtime must not see.
     pub(crate) hidden: Vec<PathBuf>,
-    /// The unpacked image.
-    pub(crate) base: PathBuf,
-    /// The file with the guest's own file system.
-    pub(crate) disk: PathBuf,
+    /// What the container's root is made of.
+    #[serde(flatten)]
+    pub(crate) root: Root,
+    /// What the guest's own root is made of, for one that runs from another.
+    #[serde(default)]
+    pub(crate) own: Option<Root>,
     /// Whether the terminal becomes the container's controlling terminal. An init takes it for its children itself.
     pub(crate) interactive: bool,
     /// The folder of its configuration drive's files.
@@ -69,6 +71,15 @@ pub(crate) struct Task {
     pub(crate) forwards: Vec<PortForward>,
     /// Where the console's output is kept.
     pub(crate) log: PathBuf,
+}
+
+/// What a root file system is made of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Root {
+    /// The unpacked image.
+    pub(crate) base: PathBuf,
+    /// The file with what was written.
+    pub(crate) disk: PathBuf,
 }
 
 /// What a keeper says.

@@ -7,6 +7,8 @@
 //! rootfs  an overlay of the two: what the container sees
 //! ```
 //!
+//! A guest in rescue has the same once more, for its own root: `own-lower`, …, `own`.
+//!
 //! All of it is in a mount namespace of its own, so it vanishes with its last process whatever happens.
 
 use std::{
@@ -162,42 +164,77 @@ pub(crate) fn at(name: &str) -> PathBuf {
 pub(crate) fn make_place() -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(PLACE)?;
     mount(Some("tmpfs"), PLACE, Some("tmpfs"), MsFlags::MS_NODEV | MsFlags::MS_NOSUID, Some("mode=711,size=1m"))?;
-    for name in ["lower", "disk", "upper", "rootfs", "config"] {
+    for name in ROOT.names().into_iter().chain(OWN_ROOT.names()).chain(["config"]) {
         fs::DirBuilder::new().mode(0o711).create(at(name))?;
     }
     Ok(())
 }
 
-/// Mounts the guest's root on `rootfs`, and the files of its configuration drive, if there are any, on `config`.
-pub(crate) fn root(base: &Path, device: &Loop, config: Option<&Path>, ids: u32, mapped: bool) -> io::Result<()> {
-    let name = format!("/dev/{}", device.name);
-    let (disk, flags) = (at("disk"), MsFlags::MS_NODEV | MsFlags::MS_NOATIME);
-    mount(Some(name.as_str()), &disk, Some("ext4"), flags, Some("discard"))?;
-    for (folder, owner) in [("upper", ids::STORED), ("work", 0)] {
-        let folder = disk.join(folder);
-        match fs::create_dir(&folder) {
-            Ok(()) => {
-                fs::set_permissions(&folder, fs::metadata(base)?.permissions())?;
-                std::os::unix::fs::chown(&folder, Some(owner), Some(owner))?;
-            }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-    }
-    let namespace = if mapped { Some(mapping(ids)?) } else { None };
-    for (from, to) in [(Some(base), "lower"), (Some(&disk), "upper"), (config, "config")] {
-        if let Some(from) = from {
-            place(&clone_of(from, namespace.as_ref())?, &at(to))?;
-        }
-    }
-    let options = format!("lowerdir={PLACE}/lower,upperdir={PLACE}/upper/upper,workdir={PLACE}/upper/work");
-    mount(Some("overlay"), &at("rootfs"), Some("overlay"), MsFlags::MS_NODEV, Some(options.as_str()))?;
-    Ok(())
+/// The guest's own root, where it runs from another.
+pub(crate) const OWN: &str = "own";
+
+/// Where the parts of a root are mounted, below [`PLACE`].
+struct Names {
+    lower: &'static str,
+    disk: &'static str,
+    upper: &'static str,
+    root: &'static str,
 }
 
-/// Takes the root away again and writes the guest's file system back.
+const ROOT: Names = Names { lower: "lower", disk: "disk", upper: "upper", root: "rootfs" };
+const OWN_ROOT: Names = Names { lower: "own-lower", disk: "own-disk", upper: "own-upper", root: OWN };
+
+impl Names {
+    /// In the order in which they are unmounted.
+    fn names(&self) -> [&'static str; 4] {
+        [self.root, self.upper, self.lower, self.disk]
+    }
+
+    fn mount(&self, base: &Path, device: &Loop, ids: u32, mapped: bool) -> io::Result<()> {
+        let name = format!("/dev/{}", device.name);
+        let (disk, flags) = (at(self.disk), MsFlags::MS_NODEV | MsFlags::MS_NOATIME);
+        mount(Some(name.as_str()), &disk, Some("ext4"), flags, Some("discard"))?;
+        for (folder, owner) in [("upper", ids::STORED), ("work", 0)] {
+            let folder = disk.join(folder);
+            match fs::create_dir(&folder) {
+                Ok(()) => {
+                    fs::set_permissions(&folder, fs::metadata(base)?.permissions())?;
+                    std::os::unix::fs::chown(&folder, Some(owner), Some(owner))?;
+                }
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let namespace = if mapped { Some(mapping(ids)?) } else { None };
+        for (from, to) in [(base, self.lower), (&disk, self.upper)] {
+            place(&clone_of(from, namespace.as_ref())?, &at(to))?;
+        }
+        let (lower, upper) = (self.lower, self.upper);
+        let options = format!("lowerdir={PLACE}/{lower},upperdir={PLACE}/{upper}/upper,workdir={PLACE}/{upper}/work");
+        mount(Some("overlay"), &at(self.root), Some("overlay"), MsFlags::MS_NODEV, Some(options.as_str()))?;
+        Ok(())
+    }
+}
+
+/// Mounts the container's root on `rootfs`.
+pub(crate) fn root(base: &Path, device: &Loop, ids: u32, mapped: bool) -> io::Result<()> {
+    ROOT.mount(base, device, ids, mapped)
+}
+
+/// Mounts the own root of a guest in rescue on [`OWN`].
+pub(crate) fn own(base: &Path, device: &Loop, ids: u32, mapped: bool) -> io::Result<()> {
+    OWN_ROOT.mount(base, device, ids, mapped)
+}
+
+/// Shows the files of a configuration drive on `config`.
+pub(crate) fn config(files: &Path, ids: u32, mapped: bool) -> io::Result<()> {
+    let namespace = if mapped { Some(mapping(ids)?) } else { None };
+    place(&clone_of(files, namespace.as_ref())?, &at("config"))
+}
+
+/// Takes the roots away again and writes the guest's file systems back.
 pub(crate) fn release() {
-    for folder in ["rootfs", "upper", "lower", "disk"] {
+    for folder in OWN_ROOT.names().into_iter().chain(ROOT.names()) {
         if umount2(&at(folder), MntFlags::empty()).is_err() {
             let _ = umount2(&at(folder), MntFlags::MNT_DETACH);
         }

@@ -83,11 +83,21 @@ fn prepare() -> Result<Prepared, Obstacle> {
     mounts::separate(&task.hidden)?;
     let group = Group::find(&task.name)?;
     group.end()?;
-    let device = Loop::attach(&task.disk)
-        .map_err(|error| Obstacle { code: "start_failed", why: format!("its disk: {error}") })?;
+    let attach = |disk: &Path| {
+        let failed = |error| Obstacle { code: "start_failed", why: format!("its disk: {error}") };
+        Loop::attach(disk).map_err(failed)
+    };
+    let no_root = |error| Obstacle { code: "start_failed", why: format!("its root file system: {error}") };
+    let (ids, mapped) = (task.seat.ids, task.mapped);
+    let device = attach(&task.root.disk)?;
     mounts::make_place()?;
-    mounts::root(&task.base, &device, task.config.as_deref(), task.seat.ids, task.mapped)
-        .map_err(|error| Obstacle { code: "start_failed", why: format!("its root file system: {error}") })?;
+    mounts::root(&task.root.base, &device, ids, mapped).map_err(no_root)?;
+    if let Some(own) = &task.own {
+        mounts::own(&own.base, &attach(&own.disk)?, ids, mapped).map_err(no_root)?;
+    }
+    if let Some(files) = &task.config {
+        mounts::config(files, ids, mapped)?;
+    }
     let terminal = if task.interactive { None } else { Some(Terminal::new(task.seat.ids)?) };
     Ok(Prepared { task, group, control, console, ports, device, terminal })
 }

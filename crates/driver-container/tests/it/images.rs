@@ -8,7 +8,7 @@ use std::{
 };
 
 use flate2::{Compression, write::GzEncoder};
-use nephos_driver::{ComputeDriver, Disk, DiskFormat, GuestSpec, Presence, SnapshotRequest};
+use nephos_driver::{ComputeDriver, Disk, DiskFormat, GuestSpec, Presence, SnapshotRequest, StopMode};
 use nephos_driver_container::{Config, ContainerDriver};
 use nephos_types::Error;
 use serde_json::{Value, json};
@@ -219,7 +219,7 @@ async fn an_application_image_runs_its_own_program() {
     assert_eq!(shell(&driver, app.id, "echo more > /app/more; ln /app/more /app/again").await.0, Some(0));
     let taken = driver.snapshot(app.id, &request).await.unwrap();
     assert!(taken.frozen);
-    driver.stop(app.id, nephos_driver::StopMode::Soft(crate::surroundings::PATIENCE)).await.unwrap();
+    driver.stop(app.id, StopMode::Soft(crate::surroundings::PATIENCE)).await.unwrap();
     log_shows(&driver, app.id, "asked to stop").await;
     driver.remove(app.id).await.unwrap();
     let (copy, outcome) = defined(&driver, &request.file, taken.format).await;
@@ -286,4 +286,40 @@ async fn damaged_layouts_are_refused() {
         let error = defined(&driver, &machine.folder().join("image"), format).await.1.unwrap_err();
         assert_eq!(error.code, "base_image_unusable");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_a_guest_in_rescue_is_of_its_own_root() {
+    if !containers_can_run() {
+        return;
+    }
+    let machine = Machine::new();
+    let driver = machine.driver().await;
+    let spec = spec();
+    driver.define(&spec).await.unwrap();
+    driver.start(spec.id).await.unwrap();
+    assert_eq!(shell(&driver, spec.id, "echo own > /root/file; sync").await.0, Some(0));
+    driver.stop(spec.id, StopMode::Hard).await.unwrap();
+    driver.define(&GuestSpec { rescue: Some((image().to_owned(), DiskFormat::Tar)), ..spec.clone() }).await.unwrap();
+    driver.start(spec.id).await.unwrap();
+    // Another root, in which its own one can be repaired.
+    let repair = "cat /root/file; cat /mnt/root/file; echo foreign > /root/file; echo repaired >> /mnt/root/file; sync";
+    let (_, said) = shell(&driver, spec.id, repair).await;
+    assert!(said.contains("own\n") && said.contains("No such file"), "{said}");
+    let file = machine.folder().join("copy");
+    driver.snapshot(spec.id, &SnapshotRequest { file: file.clone(), freeze: false }).await.unwrap();
+    // Adopted by another driver, it is still in rescue.
+    drop(driver);
+    let driver = machine.driver().await;
+    assert_eq!(shell(&driver, spec.id, "cat /root/file").await.1, "foreign\n");
+    driver.stop(spec.id, StopMode::Hard).await.unwrap();
+    driver.define(&spec).await.unwrap();
+    driver.start(spec.id).await.unwrap();
+    assert_eq!(shell(&driver, spec.id, "cat /root/file").await.1, "own\nrepaired\n");
+    driver.remove(spec.id).await.unwrap();
+    let (copy, outcome) = defined(&driver, &file, DiskFormat::Tar).await;
+    outcome.unwrap();
+    driver.start(copy.id).await.unwrap();
+    assert_eq!(shell(&driver, copy.id, "cat /root/file").await.1, "own\nrepaired\n");
+    driver.remove(copy.id).await.unwrap();
 }

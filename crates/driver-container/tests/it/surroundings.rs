@@ -202,6 +202,10 @@ impl Subject for Machine {
     fn login(&self) -> (String, String) {
         ("root".to_owned(), "nephos".to_owned())
     }
+    fn mount_command(&self) -> String {
+        // It is there already.
+        "ls /mnt".to_owned()
+    }
     fn answers(&self) -> bool {
         true
     }

@@ -13,8 +13,8 @@ use nephos_cli::client::Client;
 use nephos_ops::{
     Duplex, Operation, Started,
     compute::{
-        ConfirmResize, OpenConsole, PauseServer, RebootServer, RebuildServer, ResizeServer, Server, ServerState,
-        SnapshotServer, StartServer, StopServer, UnpauseServer,
+        ConfirmResize, OpenConsole, PauseServer, RebootServer, RebuildServer, RescueServer, ResizeServer, Server,
+        ServerState, SnapshotServer, StartServer, StopServer, UnpauseServer, UnrescueServer,
     },
     image::ShowImage,
     node::{ListNodes, Node, NodeState},
@@ -260,6 +260,12 @@ async fn what_a_container_writes_is_there_as_long_as_it_should_be() {
     let mut terminal = Terminal::log_in(&demo, "one").await;
     let (_, size) = terminal.run("df -m / | tail -1 | awk '{ print $2 }'").await;
     assert!(size.parse::<u64>().unwrap() > 5 << 10, "its disk has grown from one GiB to ten: {size} MiB");
+
+    done::<RescueServer>(&demo, one()).await;
+    let (code, said) = Terminal::log_in(&demo, "one").await.run("test ! -e /root/kept && cat /mnt/root/kept").await;
+    assert_eq!((code, said.as_str()), (0, "so far"), "in rescue it has another root, and its own one beside it");
+    done::<UnrescueServer>(&demo, one()).await;
+    expect_kept(&demo, "one", "after a rescue").await;
 
     done::<RebuildServer>(&demo, one()).await;
     assert_ne!(Terminal::log_in(&demo, "one").await.run(KEPT).await.0, 0, "a rebuilt server has another disk");

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use nephos_driver::{Feature, Firmware};
+use nephos_driver::{DiskFormat, Feature, Firmware};
 use nephos_node_api::BootSource;
 use nephos_ops::{
     Started,
@@ -113,6 +113,18 @@ pub(super) fn can(compute: &Compute, record: &Record<Server>, feature: Feature, 
         .next("see what it can do", Some(format!("nephos node show {}", node.name))))
 }
 
+/// Refuses an image that the driver that runs a server does not boot.
+fn boots(compute: &Compute, server: &Server, format: DiskFormat, done: &str) -> Result<()> {
+    let node = server.node.and_then(|node| compute.nodes.summary(node));
+    if node.is_some_and(|node| node.driver(&server.driver).is_some_and(|driver| driver.disk_formats.contains(&format)))
+    {
+        return Ok(());
+    }
+    Err(Error::conflict("unsupported", format!("The server cannot be {done} from that image"))
+        .detail(format!("the driver `{}` that runs it does not boot that format", server.driver))
+        .next("create another server from it", None))
+}
+
 /// The refusal of a commit, with a quota in words.
 pub(super) fn refused(error: CommitError) -> Error {
     match error {
@@ -197,14 +209,7 @@ async fn rebuild(compute: Arc<Compute>, session: Session, input: RebuildServer) 
         if server.memory_mib < image.min_memory_mib {
             return Err(too_small("memory", image.min_memory_mib, server.memory_mib, "MiB"));
         }
-        let node = server.node.and_then(|node| compute.nodes.summary(node));
-        if node.is_none_or(|node| {
-            node.driver(&server.driver).is_none_or(|driver| !driver.disk_formats.contains(&image.source.format))
-        }) {
-            return Err(Error::conflict("unsupported", "The server cannot be rebuilt from that image")
-                .detail(format!("the driver `{}` that runs it does not boot that format", server.driver))
-                .next("create another server from it", None));
-        }
+        boots(&compute, server, image.source.format, "rebuilt")?;
         for (feature, needed) in
             [(Feature::Uefi, image.firmware == Firmware::Uefi), (Feature::Kernel, image.boot != BootSource::Disk)]
         {
@@ -379,6 +384,7 @@ async fn rescue(compute: Arc<Compute>, session: Session, input: RescueServer) ->
             None => record.body.image.id.to_string().parse()?,
         };
         let image = compute.images.bootable(&session, &reference)?;
+        boots(&compute, &record.body, image.source.format, "rescued")?;
         let transaction = hold_all(transaction, body, &image.records[..1]);
         Ok((transaction, Rescue { image: image.source }))
     })
