@@ -121,7 +121,7 @@ impl Control {
             store.clone(),
             data,
             identity::Options { rotate: peers.is_none(), ..identity::Options::default() },
-            vec![compute::project_use(), image::project_use(), workflow::project_use()],
+            [image::project_use(), workflow::project_use()].into_iter().chain(compute::project_uses()).collect(),
         )?;
         let mut config = Config::default();
         if let Some(peers) = &peers {
@@ -170,6 +170,7 @@ impl Control {
         };
         let first_start = identity::bootstrap(&authority, data, first).await?;
         first_flavors(&store).await?;
+        compute::quota::count_domains(&store).await?;
         keep_tidy(&store, &authority, options.keep_workflows);
         if let Some(peers) = &peers {
             cluster::follow(&compute, peers);

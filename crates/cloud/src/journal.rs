@@ -123,7 +123,11 @@ fn refused(error: CommitError, run: WorkflowId) -> SaveError {
             SaveError::Fenced
         }
         CommitError::Conflict { .. } | CommitError::Taken { .. } => SaveError::Conflict,
-        CommitError::Exceeded { ref counter, .. } if counter.starts_with("capacity/") => SaveError::Conflict,
+        CommitError::Exceeded { ref counter, .. }
+            if counter.starts_with("capacity/") || counter.starts_with("group/") =>
+        {
+            SaveError::Conflict
+        }
         CommitError::Failed(error) if error.kind == ErrorKind::Unavailable => SaveError::Unavailable(error),
         other => SaveError::Effects(other.into()),
     }
@@ -199,7 +203,7 @@ mod tests {
         engine.register(definition.build()).unwrap();
         let run = Arc::new(engine.prepare("test", WorkflowId::new(), &()).unwrap());
         let flavor = || {
-            let body = Flavor { vcpus: 1, memory_mib: 1, disk_gib: 0 };
+            let body = Flavor::of_size(1, 1, 0);
             Some(effects("test", run.id).create(Draft::new(FlavorId::new(), body)))
         };
         let mut revision = journal.create(run.clone(), flavor()).await.unwrap();

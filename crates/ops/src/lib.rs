@@ -17,6 +17,7 @@ pub mod compute;
 pub mod identity;
 pub mod image;
 pub mod node;
+pub mod placement;
 pub mod system;
 pub mod workflow;
 

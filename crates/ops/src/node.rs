@@ -1,12 +1,15 @@
 //! Operations on nodes and how they join.
 
-use nephos_types::{JoinTokenId, Labels, Name, NodeId, Number, Page, Reference, Secret, Text, Timestamp};
+use std::collections::BTreeSet;
+
+use nephos_types::{JoinTokenId, Labels, Name, NodeId, Number, Page, Reference, Secret, Text, Timestamp, WorkflowId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     call::View,
     operation::{Effect, Example, Method, Operation, Permission, Spec},
+    placement::Overcommit,
 };
 
 /// Whether a node is heard of.
@@ -59,6 +62,20 @@ pub struct Node {
     /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disabled_reason: Option<String>,
+    /// The workflow that moves its servers elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<WorkflowId>,
+    /// The availability zone that it belongs to.
+    pub zone: Name,
+    /// Names of the aggregates that it is in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aggregates: Vec<Name>,
+    /// What it is and has, by detection and by an administrator's word.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub traits: BTreeSet<String>,
+    /// What it gives out, in percent of what it has, if it does not leave that to its aggregates and the cloud.
+    #[serde(default, skip_serializing_if = "Overcommit::is_empty")]
+    pub overcommit: Overcommit,
     /// Where its agent calls from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,

@@ -265,7 +265,7 @@ table! {
     compute: [
         CreateFlavor, ListFlavors, ShowFlavor, DeleteFlavor,
         CreateKeyPair, ListKeyPairs, ShowKeyPair, DeleteKeyPair,
-        ShowQuota, UpdateQuota,
+        ShowQuota, UpdateQuota, ShowDomainQuota, UpdateDomainQuota,
         CreateServer, ListServers, ShowServer, UpdateServer, DeleteServer, StartServer, StopServer, RebootServer,
         PauseServer, UnpauseServer, SuspendServer, ResumeServer, RebuildServer, ResizeServer, ConfirmResize, RevertResize,
         SnapshotServer, RescueServer, UnrescueServer, ShelveServer, UnshelveServer, LockServer, UnlockServer, RestoreServer,
@@ -293,6 +293,13 @@ table! {
         ListImageMembers, ShareImage, UnshareImage, AcceptImage, RejectImage,
     ];
     node: [ListNodes, ShowNode, UpdateNode, DeleteNode, CreateJoinToken];
+    placement: [
+        CreateServerGroup, ListServerGroups, ShowServerGroup, DeleteServerGroup,
+        CreateAggregate, ListAggregates, ShowAggregate, UpdateAggregate, DeleteAggregate, AddAggregateNode, RemoveAggregateNode,
+        AssignNode, CordonNode, UncordonNode, DrainNode, LoseNode, MoveServer,
+        ListZones, ListTraits, ShowCapacity, ListCapacity,
+        ShowPlacement, SetFilter, SetWeight, SetOvercommit, ExplainPlacement,
+    ];
     system: [ListAudit, WatchEvents, BackUp];
 }
 

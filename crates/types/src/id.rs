@@ -152,6 +152,8 @@ id_types! {
     ApplicationCredentialId = "appcred";
     /// An EC2-style access key; the id also is its public half.
     AccessKeyId = "key";
+    /// Nodes that have something in common.
+    AggregateId = "agg";
     /// One role given to a user or group on a project, domain or the system.
     AssignmentId = "asg";
     /// A process of the control plane, from its start to its end.
@@ -174,6 +176,8 @@ id_types! {
     MembershipId = "mbr";
     /// A machine that runs an agent.
     NodeId = "node";
+    /// How servers are placed; there is one of it.
+    PlacementId = "plc";
     /// A project: what owns resources and has quotas.
     ProjectId = "prj";
     /// One API request, as it appears in logs, audit and error answers.
@@ -182,6 +186,8 @@ id_types! {
     RoleId = "role";
     /// A time at which a workflow starts, again and again.
     ScheduleId = "sch";
+    /// Servers that are placed with regard to each other.
+    ServerGroupId = "sgr";
     /// A server (virtual machine or container).
     ServerId = "srv";
     /// A token's revocation.

@@ -16,7 +16,7 @@ use nephos_node_api::{
     Client, Content, ControlPlane, DesiredServer, ServerReport, SnapshotHeader, StreamPurpose, WantedPower, server,
 };
 use nephos_store::{Author, Kinds, Sqlite, Store};
-use nephos_types::{Bytes, Error, ErrorKind, ImageId, NodeId, Result};
+use nephos_types::{Bytes, Error, ErrorKind, ImageId, Name, NodeId, Result};
 use tokio::{io::AsyncReadExt, net::TcpListener};
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +37,10 @@ impl Workload for Servers {
     fn report<'a>(&'a self, node: NodeId, reports: &'a [ServerReport]) -> BoxFuture<'a, Result<()>> {
         self.heard.lock().unwrap().extend(reports.iter().map(|report| (node, report.clone())));
         Box::pin(async { Ok(()) })
+    }
+
+    fn asked_for_zone(&self, _: NodeId, _: &Name) -> usize {
+        0
     }
 }
 

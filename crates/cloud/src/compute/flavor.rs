@@ -1,16 +1,23 @@
 //! Flavors: the sizes that servers are made in. They belong to the cloud as a whole.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use nephos_ops::compute::{self as ops, CreateFlavor, DeleteFlavor, ListFlavors, ShowFlavor};
+use nephos_ops::{
+    compute::{self as ops, CreateFlavor, DeleteFlavor, ListFlavors, ShowFlavor},
+    image::Properties,
+};
 use nephos_store::{Draft, Kind, Query, Record, Store, Transaction};
-use nephos_types::{FlavorId, Name, Page, PageRequest, Result};
+use nephos_types::{FlavorId, Name, Page, PageRequest, Result, Text};
 use serde::{Deserialize, Serialize};
 
-use super::Compute;
+use super::{Compute, placement::Needs};
 use crate::{
     core::Handlers,
     idempotency::Made,
+    node::check_traits,
     resolve::{CLOUD, Named, name_claim, name_of},
     session::{Session, refusal},
 };
@@ -24,6 +31,35 @@ pub struct Flavor {
     pub memory_mib: u64,
     /// Root disk in GiB; 0 means the image's own size.
     pub disk_gib: u64,
+    /// Properties that the aggregates of a node must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub properties: BTreeMap<String, String>,
+    /// Traits that a node must have.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub required_traits: BTreeSet<String>,
+    /// Traits that a node must not have.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub forbidden_traits: BTreeSet<String>,
+}
+
+impl Flavor {
+    /// Of this size, asking for nothing else.
+    #[must_use]
+    pub fn of_size(vcpus: u32, memory_mib: u64, disk_gib: u64) -> Self {
+        let (required_traits, forbidden_traits) = (BTreeSet::new(), BTreeSet::new());
+        Self { vcpus, memory_mib, disk_gib, properties: BTreeMap::new(), required_traits, forbidden_traits }
+    }
+
+    /// What it asks of a node's kind.
+    #[must_use]
+    pub fn needs(&self) -> Needs {
+        Needs {
+            zone: None,
+            properties: self.properties.clone(),
+            required: self.required_traits.clone(),
+            forbidden: self.forbidden_traits.clone(),
+        }
+    }
 }
 
 impl Kind for Flavor {
@@ -46,7 +82,7 @@ const FIRST: [(&str, u32, u64, u64); 4] =
 pub fn first(mut transaction: Transaction) -> Result<Transaction> {
     for (name, vcpus, memory_mib, disk_gib) in FIRST {
         let name: Name = name.parse()?;
-        transaction = draft(transaction, FlavorId::new(), name, Flavor { vcpus, memory_mib, disk_gib });
+        transaction = draft(transaction, FlavorId::new(), name, Flavor::of_size(vcpus, memory_mib, disk_gib));
     }
     Ok(transaction)
 }
@@ -72,6 +108,9 @@ fn view(record: &Record<Flavor>) -> Result<ops::Flavor> {
         vcpus: record.body.vcpus,
         memory_mib: record.body.memory_mib,
         disk_gib: record.body.disk_gib,
+        properties: Properties(record.body.properties.clone()),
+        required_traits: record.body.required_traits.clone(),
+        forbidden_traits: record.body.forbidden_traits.clone(),
         labels: record.meta.labels.clone(),
         created_at: record.meta.created_at,
     })
@@ -83,11 +122,18 @@ fn shown(store: &Store, id: FlavorId) -> Result<ops::Flavor> {
 
 async fn create(compute: Arc<Compute>, session: Session, input: CreateFlavor) -> Result<ops::Flavor> {
     let id = FlavorId::new();
+    let traits = |names: &[Text<100>]| check_traits(names.iter().map(Text::as_str));
+    let disk_gib = input.disk_gib.map_or(0, nephos_types::Number::get);
     let body = Flavor {
-        vcpus: input.vcpus.get_u32(),
-        memory_mib: input.memory_mib.get(),
-        disk_gib: input.disk_gib.map_or(0, nephos_types::Number::get),
+        properties: input.properties.0,
+        required_traits: traits(input.required_traits.as_slice())?,
+        forbidden_traits: traits(input.forbidden_traits.as_slice())?,
+        ..Flavor::of_size(input.vcpus.get_u32(), input.memory_mib.get(), disk_gib)
     };
+    if let Some(both) = body.required_traits.intersection(&body.forbidden_traits).next() {
+        return Err(nephos_types::Error::invalid("invalid_trait", "A trait cannot be required and forbidden")
+            .detail(both.clone()));
+    }
     let claim = name_claim::<Flavor>(CLOUD, &input.name);
     let transaction = session
         .transaction()

@@ -6,9 +6,13 @@
 //!
 //! Must not know: how nodes are reached, how guests are run, any front end.
 
+pub mod capacity;
+mod drain;
 pub mod flavor;
+pub mod group;
 pub mod keypair;
 pub mod placement;
+mod policy;
 pub mod quota;
 pub mod server;
 
@@ -66,6 +70,10 @@ impl Compute {
         flavor::register(handlers, &compute);
         keypair::register(handlers, &compute);
         quota::register(handlers, &compute);
+        group::register(handlers, &compute);
+        policy::register(handlers, &compute);
+        capacity::register(handlers, &compute);
+        drain::register(handlers, &compute)?;
         server::register(handlers, &compute);
         server::tell_nodes(&compute);
         server::keep_deadlines(&compute);
@@ -76,17 +84,25 @@ impl Compute {
 /// The kinds that this family keeps.
 #[must_use]
 pub fn kinds(kinds: Kinds) -> Kinds {
-    kinds.with::<flavor::Flavor>().with::<keypair::KeyPair>().with::<quota::Quota>().with::<server::Server>()
+    kinds
+        .with::<flavor::Flavor>()
+        .with::<group::ServerGroup>()
+        .with::<keypair::KeyPair>()
+        .with::<placement::Policy>()
+        .with::<quota::Quota>()
+        .with::<quota::DomainQuota>()
+        .with::<server::Server>()
 }
 
 /// What of this family stands against deleting a project.
 #[must_use]
-pub fn project_use() -> ProjectUse {
-    ProjectUse {
+pub fn project_uses() -> [ProjectUse; 2] {
+    let servers = ProjectUse {
         what: "servers",
         count: |store, project| u64::try_from(store.counter(&quota::counter(project, "servers"))).unwrap_or(0),
         counter: Some(|project| quota::counter(project, "servers")),
-    }
+    };
+    [servers, group::project_use()]
 }
 
 /// The family as its own workflows hold it: not owning, because the engine that holds them is part of it.

@@ -1,19 +1,20 @@
-//! Quotas: how many servers, CPUs and how much memory a project may use.
+//! Quotas: how many servers, CPUs and how much memory a project may use, and all projects of a domain in sum.
 //!
-//! Use is kept in bounded counters of the store, so that it is exact whatever goes on at once. Limits are a record per
-//! project; without one the defaults hold.
+//! Use is kept in bounded counters of the store, for the project and for its domain, in the same transaction: so both are
+//! exact whatever goes on at once. Limits are a record per project and per domain; without one the defaults hold for a
+//! project, and nothing stands against a domain.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, fmt::Display, sync::Arc};
 
-use nephos_ops::compute::{self as ops, Allowance, ShowQuota, UpdateQuota};
-use nephos_store::{Bound, Draft, Kind, Store, Transaction};
-use nephos_types::{Error, ErrorKind, Number, ProjectId, Result};
+use nephos_ops::compute::{self as ops, Allowance, ShowDomainQuota, ShowQuota, UpdateDomainQuota, UpdateQuota};
+use nephos_store::{Author, Bound, CommitError, Draft, Kind, Query, Record, Store, Transaction};
+use nephos_types::{DomainId, Error, ErrorKind, Id, Number, ProjectId, Reference, Result};
 use serde::{Deserialize, Serialize};
 
 use super::{Compute, keypair, placement::Amounts};
 use crate::{
     core::Handlers,
-    identity::kinds::Project,
+    identity::kinds::{Domain, Project},
     session::Session,
     workflow::{MOST_SCHEDULES, schedules_counter},
 };
@@ -40,44 +41,86 @@ impl Kind for Quota {
     const NAME: &'static str = "quota";
 }
 
-pub(super) fn counter(project: ProjectId, what: &str) -> String {
-    format!("quota/{project}/{what}")
+/// A domain's limits, as stored; the record's id is the domain's. `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DomainQuota {
+    /// Servers.
+    pub servers: Option<u64>,
+    /// Virtual CPUs of all servers.
+    pub vcpus: Option<u64>,
+    /// Memory of all servers, in MiB.
+    pub memory_mib: Option<u64>,
+}
+
+impl Kind for DomainQuota {
+    type Id = DomainId;
+    const NAME: &'static str = "domain_quota";
+}
+
+/// The counter of what a project, or a domain, uses.
+pub(super) fn counter(owner: impl Display, what: &str) -> String {
+    format!("quota/{owner}/{what}")
 }
 
 fn limits(store: &Store, project: ProjectId) -> Quota {
     store.get::<Quota>(project).map_or_else(Quota::default, |record| record.body)
 }
 
+fn domain_limits(store: &Store, domain: DomainId) -> DomainQuota {
+    store.get::<DomainQuota>(domain).map_or_else(DomainQuota::default, |record| record.body)
+}
+
+/// The domain of a project; a project never changes it.
+fn domain_of(store: &Store, project: ProjectId) -> Option<DomainId> {
+    store.get::<Project>(project).map(|project| project.body.domain)
+}
+
 fn amount(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
+/// Everything that bounds a project's servers: counter, and the most of it.
+fn bounds(store: &Store, project: ProjectId, what: &str) -> Vec<(String, i64)> {
+    let (own, domain) = (limits(store, project), domain_of(store, project));
+    let all = domain.map(|domain| domain_limits(store, domain)).unwrap_or_default();
+    let (own, all) = match what {
+        "servers" => (own.servers, all.servers),
+        "vcpus" => (own.vcpus, all.vcpus),
+        _ => (own.memory_mib, all.memory_mib),
+    };
+    let of_domain = domain.map(|domain| (counter(domain, what), all.map_or(i64::MAX, amount)));
+    [(counter(project, what), amount(own))].into_iter().chain(of_domain).collect()
+}
+
+fn step(store: &Store, transaction: Transaction, project: ProjectId, what: &str, more: i64) -> Transaction {
+    bounds(store, project, what).into_iter().fold(transaction, |transaction, (counter, most)| match more {
+        0 => transaction,
+        less if less < 0 => transaction.add(counter, less, Bound::Any),
+        more => transaction.add(counter, more, Bound::AtMost(most)),
+    })
+}
+
 /// Adds a server's use to the transaction that makes it.
 pub(super) fn take(store: &Store, transaction: Transaction, project: ProjectId, amounts: Amounts) -> Transaction {
-    let quota = limits(store, project);
-    transaction
-        .add(counter(project, "servers"), 1, Bound::AtMost(amount(quota.servers)))
-        .add(counter(project, "vcpus"), amount(amounts.vcpus), Bound::AtMost(amount(quota.vcpus)))
-        .add(counter(project, "memory_mib"), amount(amounts.memory_mib), Bound::AtMost(amount(quota.memory_mib)))
+    let transaction = step(store, transaction, project, "servers", 1);
+    change(store, transaction, project, amounts, Amounts::default())
 }
 
 /// Takes a server's use away in the transaction that ends it.
-pub(super) fn give_back(transaction: Transaction, project: ProjectId, amounts: Amounts) -> Transaction {
-    transaction
-        .add(counter(project, "servers"), -1, Bound::Any)
-        .add(counter(project, "vcpus"), -amount(amounts.vcpus), Bound::Any)
-        .add(counter(project, "memory_mib"), -amount(amounts.memory_mib), Bound::Any)
+pub(super) fn give_back(store: &Store, transaction: Transaction, project: ProjectId, amounts: Amounts) -> Transaction {
+    let transaction = step(store, transaction, project, "servers", -1);
+    change(store, transaction, project, Amounts::default(), amounts)
 }
 
-/// Refuses what a project's quota has no room for. The transaction decides; this tells in time.
+/// Refuses what a quota has no room for. The transaction decides; this tells in time.
 pub(super) fn check(store: &Store, project: ProjectId, more: Amounts) -> Result<()> {
-    let quota = limits(store, project);
-    for (what, more, limit) in [("vcpus", more.vcpus, quota.vcpus), ("memory_mib", more.memory_mib, quota.memory_mib)] {
-        let counter = counter(project, what);
-        let value = store.counter(&counter);
-        if more > 0 && value.saturating_add(amount(more)) > amount(limit) {
-            return Err(exceeded(&counter, value, amount(more), amount(limit))
-                .unwrap_or_else(|| Error::bug("a quota without words")));
+    for (what, more) in [("vcpus", more.vcpus), ("memory_mib", more.memory_mib)] {
+        for (counter, limit) in bounds(store, project, what) {
+            let value = store.counter(&counter);
+            if more > 0 && value.saturating_add(amount(more)) > limit {
+                return Err(exceeded(&counter, value, amount(more), limit)
+                    .unwrap_or_else(|| Error::bug("a quota without words")));
+            }
         }
     }
     Ok(())
@@ -86,24 +129,40 @@ pub(super) fn check(store: &Store, project: ProjectId, more: Amounts) -> Result<
 /// Adds to a transaction that a server takes so much more, or less.
 pub(super) fn change(
     store: &Store,
-    mut transaction: Transaction,
+    transaction: Transaction,
     project: ProjectId,
     more: Amounts,
     less: Amounts,
 ) -> Transaction {
-    let quota = limits(store, project);
-    let amounts = [
-        ("vcpus", more.vcpus, less.vcpus, quota.vcpus),
-        ("memory_mib", more.memory_mib, less.memory_mib, quota.memory_mib),
-    ];
-    for (what, more, less, limit) in amounts {
-        if more > 0 {
-            transaction = transaction.add(counter(project, what), amount(more), Bound::AtMost(amount(limit)));
-        } else if less > 0 {
-            transaction = transaction.add(counter(project, what), -amount(less), Bound::Any);
+    let step_of = |more, less| if more > 0 { amount(more) } else { -amount(less) };
+    let transaction = step(store, transaction, project, "vcpus", step_of(more.vcpus, less.vcpus));
+    step(store, transaction, project, "memory_mib", step_of(more.memory_mib, less.memory_mib))
+}
+
+/// Counts what the projects of domains use, once: clouds that are older than quotas of domains did not.
+pub(crate) async fn count_domains(store: &Store) -> Result<()> {
+    const DONE: &str = "compute/domain-quotas";
+    loop {
+        if store.owner(DONE).is_some() {
+            return Ok(());
+        }
+        let mut transaction = Transaction::new(Author::new("cloud").operation("upgrade")).claim(DONE, "done");
+        let mut sums: BTreeMap<String, i64> = BTreeMap::new();
+        for project in store.list::<Project>(&Query::all()).items {
+            for what in ["servers", "vcpus", "memory_mib"] {
+                let used = store.counter(&counter(project.meta.id, what));
+                *sums.entry(counter(project.body.domain, what)).or_default() += used;
+            }
+        }
+        for (counter, sum) in sums.into_iter().filter(|(_, sum)| *sum != 0) {
+            transaction = transaction.add(counter, sum, Bound::Any);
+        }
+        match store.commit(transaction).await {
+            Ok(_) => return Ok(()),
+            Err(CommitError::Taken { .. } | CommitError::Conflict { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
     }
-    transaction
 }
 
 /// The refusal, if a commit failed because one of these counters is full.
@@ -114,9 +173,17 @@ pub(super) fn exceeded(key: &str, value: i64, need: i64, limit: i64) -> Option<E
         "memory_mib" => "MiB of memory",
         _ => return None,
     };
+    let detail = format!("need {need} {what} more, have {value} of {limit}");
+    if key.strip_prefix("quota/").is_some_and(|key| key.starts_with(DomainId::PREFIX)) {
+        return Some(
+            Error::new(ErrorKind::Quota, "quota_exceeded", "The quota of the project's domain refuses")
+                .detail(format!("all projects of the domain together: {detail}"))
+                .next("delete what is not needed, or ask an administrator for more", None),
+        );
+    }
     Some(
         Error::new(ErrorKind::Quota, "quota_exceeded", "The project's quota refuses")
-            .detail(format!("need {need} {what} more, have {value} of {limit}"))
+            .detail(detail)
             .next("see the quota", Some("nephos quota show".to_owned()))
             .next("delete what is not needed, or ask an administrator for more", None),
     )
@@ -125,6 +192,8 @@ pub(super) fn exceeded(key: &str, value: i64, need: i64, limit: i64) -> Option<E
 pub(super) fn register(handlers: &mut Handlers, compute: &Arc<Compute>) {
     handlers.handle(compute, show);
     handlers.handle(compute, update);
+    handlers.handle(compute, show_domain);
+    handlers.handle(compute, update_domain);
 }
 
 fn view(compute: &Compute, session: &Session, project: ProjectId) -> Result<ops::Quota> {
@@ -179,4 +248,53 @@ async fn update(compute: Arc<Compute>, session: Session, input: UpdateQuota) -> 
         })
         .await?;
     view(&compute, &session, project)
+}
+
+/// A domain that the caller may see.
+fn domain(session: &Session, reference: &Reference) -> Result<Arc<Record<Domain>>> {
+    session.find::<Domain>(reference)
+}
+
+fn domain_view(store: &Store, domain: DomainId) -> ops::DomainQuota {
+    let quota = domain_limits(store, domain);
+    let allowance = |what: &str, limit| ops::DomainAllowance {
+        limit,
+        used: u64::try_from(store.counter(&counter(domain, what))).unwrap_or(0),
+    };
+    ops::DomainQuota {
+        domain,
+        servers: allowance("servers", quota.servers),
+        vcpus: allowance("vcpus", quota.vcpus),
+        memory_mib: allowance("memory_mib", quota.memory_mib),
+    }
+}
+
+async fn show_domain(compute: Arc<Compute>, session: Session, input: ShowDomainQuota) -> Result<ops::DomainQuota> {
+    Ok(domain_view(&compute.store, domain(&session, &input.domain)?.meta.id))
+}
+
+async fn update_domain(compute: Arc<Compute>, session: Session, input: UpdateDomainQuota) -> Result<ops::DomainQuota> {
+    let id = session
+        .decide(|transaction| {
+            let domain = domain(&session, &input.domain)?;
+            let id = domain.meta.id;
+            let record = compute.store.get::<DomainQuota>(id);
+            let old = record.as_ref().filter(|_| !input.unlimited).map(|record| record.body).unwrap_or_default();
+            let new = DomainQuota {
+                servers: input.servers.map(Number::get).or(old.servers),
+                vcpus: input.vcpus.map(Number::get).or(old.vcpus),
+                memory_mib: input.memory_mib.map(Number::get).or(old.memory_mib),
+            };
+            // The domain shall not go meanwhile, or its quota would stay behind.
+            let transaction = transaction.expect(&*domain);
+            Ok((
+                match record {
+                    Some(record) => transaction.update(&record, new),
+                    None => transaction.create(Draft::new(id, new)),
+                },
+                id,
+            ))
+        })
+        .await?;
+    Ok(domain_view(&compute.store, id))
 }

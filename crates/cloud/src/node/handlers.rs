@@ -8,10 +8,10 @@ use std::{
 use nephos_driver::{Accelerator, Capabilities, MissingDriver};
 use nephos_ops::node as ops;
 use nephos_store::{Bound, CommitError, Query, Record};
-use nephos_types::{Error, ErrorKind, Page, Result};
+use nephos_types::{Error, ErrorKind, NodeId, Page, Result};
 
 use super::{
-    JoinToken, Node, Nodes, Reachable,
+    JoinToken, Node, Nodes, Reachable, placing,
     record::{index_of, local_claim, used},
 };
 use crate::{CLOUD, Handlers, Session, idempotency::Made, name_claim};
@@ -43,13 +43,19 @@ impl Nodes {
         handlers.handle(self, update);
         handlers.handle(self, delete);
         handlers.handle_creation(self, join_token, recall_join_token);
+        placing::register(handlers, self);
+    }
+
+    /// What people see of a node.
+    pub(crate) fn shown(&self, id: NodeId) -> Result<ops::Node> {
+        self.view(&*self.record(id)?)
     }
 
     fn view(&self, record: &Record<Node>) -> Result<ops::Node> {
         let node = &record.body;
         let inventory = node.inventory.as_ref();
         let drivers = inventory.map(|inventory| &*inventory.compute).unwrap_or_default();
-        let capacity = inventory.map(|inventory| self.capacity(inventory)).unwrap_or_default();
+        let capacity = self.capacity(node);
         let count = |what| used(&self.store, record.id(), what);
         let name = record.meta.name.clone();
         Ok(ops::Node {
@@ -63,6 +69,11 @@ impl Nodes {
             state_since: node.reachable_since,
             enabled: node.disabled.is_none(),
             disabled_reason: node.disabled.clone().filter(|reason| !reason.is_empty()),
+            draining: node.placing.drain,
+            zone: Self::zone_of(node)?,
+            aggregates: self.aggregate_names(node),
+            traits: Self::traits_of(node),
+            overcommit: node.placing.overcommit,
             address: node.address.clone(),
             agent_version: node.agent_version.clone(),
             hostname: inventory.map(|inventory| inventory.hostname.clone()),
@@ -138,6 +149,9 @@ async fn update(nodes: Arc<Nodes>, session: Session, input: ops::UpdateNode) -> 
             }
             if let Some(labels) = input.labels.clone() {
                 edit = edit.labels(labels);
+            }
+            if input.enabled == Some(true) {
+                placing::not_drained(&record)?;
             }
             edit = edit.modify(|node| match input.enabled {
                 Some(true) => node.disabled = None,

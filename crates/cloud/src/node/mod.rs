@@ -9,12 +9,15 @@
 //!
 //! Must not know: servers, images, how anything is run.
 
+mod aggregate;
 mod control;
 mod enrol;
 mod handlers;
 mod live;
+mod placing;
 mod record;
 mod streams;
+mod traits;
 mod wish;
 
 use std::{
@@ -30,20 +33,27 @@ use futures_util::future::BoxFuture;
 use nephos_auth::Authority;
 use nephos_driver::{Capabilities, DiskFormat, Feature};
 use nephos_node_api::{Content, DesiredServer, ServerReport, SnapshotHeader};
-use nephos_store::{CommitError, Draft, Kinds, Query, Store, Transaction};
+use nephos_store::{CommitError, Draft, Kinds, Query, Record, Store, Transaction};
 use nephos_types::{Error, ImageId, Name, NodeId, Result, Timestamp};
 use nephos_workflow::Holders;
 
-pub use record::{JoinToken, Node, Reachable};
+pub use aggregate::Aggregate;
+pub use record::{BY_AGGREGATE, JoinToken, Node, Reachable};
+pub use traits::check as check_traits;
 pub(crate) use wish::StreamWish;
 
 use self::{live::Live, record::NodeRecord};
-use crate::{CLOUD, cluster::Peers, compute::placement::Amounts, name_claim};
+use crate::{
+    CLOUD,
+    cluster::Peers,
+    compute::placement::{Amounts, Class},
+    name_claim,
+};
 
 /// The kinds that the store is opened with for this family.
 #[must_use]
 pub fn kinds(kinds: Kinds) -> Kinds {
-    kinds.with::<Node>().with::<JoinToken>().with::<StreamWish>()
+    kinds.with::<Node>().with::<JoinToken>().with::<StreamWish>().with::<Aggregate>()
 }
 
 /// What nodes run.
@@ -53,6 +63,9 @@ pub trait Workload: Send + Sync + 'static {
 
     /// Takes in what a node says of its servers; those that are not its own, or known to nobody, are passed over.
     fn report<'a>(&'a self, node: NodeId, reports: &'a [ServerReport]) -> BoxFuture<'a, Result<()>>;
+
+    /// How many of a node's servers asked for this availability zone.
+    fn asked_for_zone(&self, node: NodeId, zone: &Name) -> usize;
 }
 
 /// Where nodes get images from.
@@ -83,8 +96,6 @@ pub struct Settings {
     pub usage_every: Duration,
     /// How long a node's certificate is valid.
     pub certificate_valid: Duration,
-    /// Virtual CPUs for each CPU of a machine.
-    pub vcpus_per_cpu: u32,
     /// The other processes of the control plane, if there may be any.
     pub peers: Option<Arc<Peers>>,
 }
@@ -97,7 +108,6 @@ impl Default for Settings {
             report_every: Duration::from_secs(3),
             usage_every: Duration::from_secs(1),
             certificate_valid: Duration::from_secs(30 * 24 * 3600),
-            vcpus_per_cpu: 4,
             peers: None,
         }
     }
@@ -118,6 +128,8 @@ pub struct Summary {
     record: NodeRecord,
     /// What servers may have on it in sum.
     pub capacity: Amounts,
+    /// What kind of node it is.
+    pub class: Arc<Class>,
     /// Ports for forwards, both ends included.
     pub forward_ports: (u16, u16),
 }
@@ -144,6 +156,12 @@ impl Summary {
         })
     }
 
+    /// The record that all of this is taken from.
+    #[must_use]
+    pub fn record(&self) -> &Record<Node> {
+        &self.record
+    }
+
     /// CPU architecture, e.g. `x86_64`, once the node has said it.
     #[must_use]
     pub fn architecture(&self) -> Option<&str> {
@@ -159,6 +177,7 @@ pub struct Nodes {
     workload: OnceLock<Weak<dyn Workload>>,
     images: OnceLock<Arc<dyn ImageBytes>>,
     live: RwLock<HashMap<NodeId, Arc<Live>>>,
+    classes: placing::Classes,
     /// Grows with each change of a node's record.
     version: AtomicU64,
 }
@@ -180,6 +199,7 @@ impl Nodes {
             workload: OnceLock::new(),
             images: OnceLock::new(),
             live: RwLock::new(live),
+            classes: placing::Classes::default(),
             version: AtomicU64::new(1),
         })
     }
@@ -232,18 +252,11 @@ impl Nodes {
             up: node.reachable == Reachable::Up,
             disabled: node.disabled.clone(),
             record: Arc::clone(record),
-            capacity: inventory.map(|inventory| self.capacity(inventory)).unwrap_or_default(),
+            capacity: self.capacity(node),
+            class: self.class(record).ok()?,
             forward_ports: inventory
                 .map_or((0, 0), |inventory| (inventory.forward_ports.first, inventory.forward_ports.last)),
         })
-    }
-
-    fn capacity(&self, inventory: &nephos_node_api::Inventory) -> Amounts {
-        Amounts {
-            vcpus: u64::from(inventory.cpus) * u64::from(self.settings.vcpus_per_cpu),
-            memory_mib: inventory.memory.0 >> 20,
-            disk_gib: inventory.disk.0 >> 30,
-        }
     }
 
     /// The node that runs within this process under the name `local`; made at the first call, with `name` or, if that

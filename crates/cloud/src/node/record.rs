@@ -7,6 +7,7 @@ use nephos_store::{Kind, Record, Store};
 use nephos_types::{JoinTokenId, NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::placing::Placing;
 use crate::{CLOUD, Named, Session};
 
 /// Whether a node is heard of, as last written down.
@@ -49,6 +50,9 @@ pub struct Node {
     /// What it is called within the control plane's own process, if that is where it runs.
     #[serde(default)]
     pub local: Option<String>,
+    /// What it is to placement.
+    #[serde(default)]
+    pub placing: Placing,
 }
 
 impl Node {
@@ -64,6 +68,7 @@ impl Node {
             certificate_expires_at: None,
             controller: None,
             local: None,
+            placing: Placing::default(),
         }
     }
 
@@ -76,12 +81,18 @@ impl Node {
     }
 }
 
+/// Index of nodes by the ids of the aggregates that they are in.
+pub const BY_AGGREGATE: &str = "aggregate";
+
 impl Kind for Node {
     type Id = NodeId;
     const NAME: &'static str = "node";
-    const INDEXES: &'static [&'static str] = &["reachable"];
-    fn index(record: &Record<Self>, _: &str) -> Vec<String> {
-        vec![index_of(record.body.reachable).to_owned()]
+    const INDEXES: &'static [&'static str] = &["reachable", BY_AGGREGATE];
+    fn index(record: &Record<Self>, index: &str) -> Vec<String> {
+        match index {
+            BY_AGGREGATE => record.body.placing.aggregates.iter().map(ToString::to_string).collect(),
+            _ => vec![index_of(record.body.reachable).to_owned()],
+        }
     }
 }
 

@@ -92,7 +92,7 @@ mod tests {
 
     async fn change(store: &Store, times: usize) {
         for _ in 0..times {
-            let body = Flavor { vcpus: 1, memory_mib: 1, disk_gib: 0 };
+            let body = Flavor::of_size(1, 1, 0);
             let draft = Draft::new(FlavorId::new(), body);
             store.commit(Transaction::new(Author::new("test")).create(draft)).await.unwrap();
         }

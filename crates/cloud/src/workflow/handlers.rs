@@ -44,12 +44,19 @@ fn step(record: &StepRecord) -> ops::Step {
         name: record.name.to_string(),
         state,
         attempts: record.attempts,
-        detail: record.progress.as_ref().map(|progress| progress.text.clone()).filter(|text| !text.is_empty()),
+        detail: detail(record),
         percent: record.progress.as_ref().and_then(|progress| progress.percent),
         error: record.error.as_ref().map(ToString::to_string),
         started_at: record.started_at,
         finished_at: record.finished_at,
     }
+}
+
+/// What a step says of itself: what it came to, if it gave a summary; else what it does or did last.
+fn detail(record: &StepRecord) -> Option<String> {
+    let came_to = record.output.as_ref().and_then(|output| output.get("summary")?.as_str().map(str::to_owned));
+    let does = || record.progress.as_ref().map(|progress| progress.text.clone());
+    came_to.or_else(does).filter(|text| !text.is_empty())
 }
 
 /// What people see of a run.

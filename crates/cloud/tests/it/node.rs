@@ -24,7 +24,7 @@ use nephos_ops::{
     node::{CreateJoinToken, DeleteNode, ListNodes, NodeState, ShowNode, UpdateNode},
 };
 use nephos_store::{Author, Bound, Kinds, Sqlite, Store, Transaction};
-use nephos_types::{Bytes, DomainId, Error, ImageId, NodeId, Result, ServerId, Timestamp, UserId};
+use nephos_types::{Bytes, DomainId, Error, ImageId, Name, NodeId, Result, ServerId, Timestamp, UserId};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +47,9 @@ impl Workload for Heard {
     fn report<'a>(&'a self, _: NodeId, reports: &'a [ServerReport]) -> BoxFuture<'a, Result<()>> {
         self.0.fetch_add(u32::try_from(reports.len()).unwrap(), Ordering::SeqCst);
         Box::pin(async { Ok(()) })
+    }
+    fn asked_for_zone(&self, _: NodeId, _: &Name) -> usize {
+        0
     }
 }
 impl ImageBytes for Heard {

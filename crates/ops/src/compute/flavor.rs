@@ -1,11 +1,14 @@
 //! Operations on flavors.
 
-use nephos_types::{FlavorId, Labels, Name, Number, Page, Reference, Timestamp};
+use std::collections::BTreeSet;
+
+use nephos_types::{FlavorId, Labels, List, Name, Number, Page, Reference, Text, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     call::View,
+    image::Properties,
     operation::{Effect, Example, Method, Operation, Permission, Spec},
 };
 
@@ -22,6 +25,15 @@ pub struct Flavor {
     pub memory_mib: u64,
     /// Root disk in GiB; 0 means the image's own size.
     pub disk_gib: u64,
+    /// Properties that the aggregates of a node must have.
+    #[serde(default, skip_serializing_if = "Properties::is_empty")]
+    pub properties: Properties,
+    /// Traits that a node must have.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub required_traits: BTreeSet<String>,
+    /// Traits that a node must not have.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub forbidden_traits: BTreeSet<String>,
     /// Labels.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
@@ -43,6 +55,15 @@ pub struct CreateFlavor {
     /// Root disk in GiB, up to 65536; 0 means the image's own size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_gib: Option<Number<0, 65_536>>,
+    /// Properties that the aggregates of a node must have.
+    #[serde(default, skip_serializing_if = "Properties::is_empty")]
+    pub properties: Properties,
+    /// Traits that a node must have, at most 50.
+    #[serde(default, skip_serializing_if = "List::is_empty")]
+    pub required_traits: List<Text<100>, 50>,
+    /// Traits that a node must not have, at most 50.
+    #[serde(default, skip_serializing_if = "List::is_empty")]
+    pub forbidden_traits: List<Text<100>, 50>,
     /// Labels.
     #[serde(default)]
     pub labels: Labels,
@@ -58,10 +79,16 @@ impl Operation for CreateFlavor {
         summary: "Make a size that servers can be created in",
         positional: &["name"],
         columns: FLAVOR_COLUMNS,
-        examples: &[Example {
-            title: "A flavor with two CPUs and 2 GiB of memory",
-            command: "nephos flavor create medium --vcpus 2 --memory-mib 2048 --disk-gib 10",
-        }],
+        examples: &[
+            Example {
+                title: "A flavor with two CPUs and 2 GiB of memory",
+                command: "nephos flavor create medium --vcpus 2 --memory-mib 2048 --disk-gib 10",
+            },
+            Example {
+                title: "For nodes of an aggregate with fast disks, under KVM",
+                command: "nephos flavor create fast --vcpus 2 --memory-mib 2048 --properties disk=nvme --required-trait COMPUTE_ACCEL_KVM",
+            },
+        ],
         ..Spec::DEFAULT
     };
 }

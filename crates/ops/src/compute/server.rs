@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use nephos_types::{
-    Error, FlavorId, ImageId, Labels, List, Name, NodeId, Number, Page, ProjectId, Reference, ServerId, Text,
-    Timestamp, WorkflowId,
+    Error, FlavorId, ImageId, Labels, List, Name, NodeId, Number, Page, ProjectId, Reference, ServerGroupId, ServerId,
+    Text, Timestamp, WorkflowId,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -143,6 +143,12 @@ pub struct Server {
     /// The name of that node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_name: Option<Name>,
+    /// The availability zone that it asked for; without one it may be in any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Name>,
+    /// The server group that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<ServerGroupId>,
     /// Ports of the node that lead to the server.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forwards: Vec<Forward>,
@@ -207,6 +213,12 @@ pub struct CreateServer {
     /// Name or id of one of your key pairs, for logging in by SSH.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keypair: Option<Reference>,
+    /// The availability zone to be in; any when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Name>,
+    /// Name or id of the server group to belong to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Reference>,
     /// TCP ports of the server that shall be reachable on its node's loopback, at most 16.
     #[serde(default, skip_serializing_if = "List::is_empty")]
     pub forward: List<Number<1, 65535>, 16>,
@@ -249,6 +261,10 @@ impl Operation for CreateServer {
             Example {
                 title: "One that is reached by SSH",
                 command: "nephos server create web-2 --image micro --flavor small --keypair laptop --forward 22",
+            },
+            Example {
+                title: "In a zone, and apart from the others of a group",
+                command: "nephos server create db-1 --image micro --flavor small --zone rack1 --group databases",
             },
             Example {
                 title: "Without waiting for it",

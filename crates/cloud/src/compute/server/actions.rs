@@ -12,27 +12,34 @@ use nephos_ops::{
         ResumeServer, RevertResize, ServerState, ShelveServer, SnapshotServer, SuspendServer, UnlockServer,
         UnpauseServer, UnrescueServer, UnshelveServer,
     },
+    placement::MoveServer,
 };
 use nephos_store::{CommitError, Record, Transaction};
-use nephos_types::{Error, ErrorKind, ImageId, Labels, Name, Reference, Result, WorkflowId};
+use nephos_types::{Error, ErrorKind, ImageId, Labels, Name, NodeId, Reference, Result, WorkflowId};
 use serde::Serialize;
 
 use super::{
     Server,
     config_drive::DriveFormat,
-    handlers::{idle, power, too_small, unlocked, wrong_state},
+    handlers::{idle, image_needs, power, too_small, unlocked, wrong_state},
     record::{Life, Lock, Size, Task},
     workflows::{
-        ActInput, Action, Before, REBUILD, RESCUE, RESIZE, RESTORE, REVERT, Rebuild, Rescue, ResizeTo, SHELVE,
-        SNAPSHOT, Shelve, Snapshot, UNRESCUE, UNSHELVE, reclaim,
+        ActInput, Action, Before, MOVE, Move, REBUILD, RESCUE, RESIZE, RESTORE, REVERT, Rebuild, Rescue, ResizeTo,
+        SHELVE, SNAPSHOT, Shelve, Snapshot, UNRESCUE, UNSHELVE, demand, look, reclaim, relocate,
     },
 };
 use crate::{
-    compute::{Compute, flavor::Flavor, quota},
+    compute::{
+        Compute,
+        flavor::Flavor,
+        placement::{self, Amounts, Candidate, Demand, Nodes},
+        quota,
+    },
     core::Handlers,
     idempotency::Made,
     image::{self, Image, SnapshotDraft, bootable},
     journal,
+    node::Node,
     resolve::name_of,
     session::{Session, refusal},
 };
@@ -57,6 +64,7 @@ pub(super) fn register(handlers: &mut Handlers, compute: &Arc<Compute>) {
     handlers.handle(compute, lock);
     handlers.handle(compute, unlock);
     handlers.handle(compute, restore);
+    handlers.handle(compute, move_server);
 }
 
 /// What an action needs to begin.
@@ -83,6 +91,13 @@ pub(super) fn ready(compute: &Compute, session: &Session, record: &Record<Server
     if record.body.life != Life::Made {
         return Err(wrong_state(record, wish.done, "it could not be made; all one can do is delete it".to_owned()));
     }
+    standing(compute, record, wish)?;
+    let Some(feature) = wish.needs else { return Ok(()) };
+    can(compute, record, feature, wish.done)
+}
+
+/// Refuses what is not in one of the states that a wish starts from, or waits for a decision.
+fn standing(compute: &Compute, record: &Record<Server>, wish: &Wish) -> Result<()> {
     let state = compute.view(record)?.state;
     if !wish.from.contains(&state) {
         let word = |state: &ServerState| serde_json::to_value(state).ok().and_then(|v| v.as_str().map(str::to_owned));
@@ -96,8 +111,7 @@ pub(super) fn ready(compute: &Compute, session: &Session, record: &Record<Server
             .next("keep the new size", Some(format!("nephos server confirm-resize {name}")))
             .next("or go back", Some(format!("nephos server revert-resize {name}"))));
     }
-    let Some(feature) = wish.needs else { return Ok(()) };
-    can(compute, record, feature, wish.done)
+    Ok(())
 }
 
 /// Refuses what the driver that runs a server does not know.
@@ -210,6 +224,8 @@ async fn rebuild(compute: Arc<Compute>, session: Session, input: RebuildServer) 
             return Err(too_small("memory", image.min_memory_mib, server.memory_mib, "MiB"));
         }
         boots(&compute, server, image.source.format, "rebuilt")?;
+        let needs = image_needs(&image.records)?;
+        suits(&compute, record, |server| server.placing.image = needs.clone())?;
         for (feature, needed) in
             [(Feature::Uefi, image.firmware == Firmware::Uefi), (Feature::Kernel, image.boot != BootSource::Disk)]
         {
@@ -219,6 +235,7 @@ async fn rebuild(compute: Arc<Compute>, session: Session, input: RebuildServer) 
         }
         let transaction = hold_all(transaction, body, &image.records);
         let change = Rebuild {
+            needs,
             claimed_disk_gib: if server.disk_gib == 0 { smallest.max(1) } else { server.disk_gib },
             discard: server.own_image.filter(|own| *own != image.source.id),
             user_data: input.user_data.as_ref().map(|text| text.as_str().to_owned()),
@@ -266,13 +283,42 @@ async fn resize(compute: Arc<Compute>, session: Session, input: ResizeServer) ->
             memory_mib: size.memory_mib,
             disk_gib: if keeps { server.disk_gib } else { size.disk_gib },
             claimed_disk_gib: if keeps { server.claimed_disk_gib } else { size.disk_gib },
+            needs: size.needs(),
         };
+        suits(&compute, record, |server| server.placing.flavor = to.needs.clone())?;
         let mut larger = server.clone();
         larger.resize = Some(super::record::Resize { other: to.clone(), waits: None });
         reclaim::check(&compute, record, &larger)?;
         Ok((transaction.expect(&flavor), ResizeTo { to }))
     })
     .await
+}
+
+/// Refuses if a server that asked for what `change` makes it ask could not be where it is.
+fn suits(compute: &Compute, record: &Record<Server>, change: impl FnOnce(&mut Server)) -> Result<()> {
+    let mut server = record.body.clone();
+    change(&mut server);
+    let Some(node) = server.node.and_then(|node| compute.nodes.summary(node)) else { return Ok(()) };
+    let demand = Demand { amounts: Amounts::default(), group: None, features: vec![], format: None, ..server.demand() };
+    // Whether the node is up, and takes others, does not matter for one that is there.
+    let candidate = Candidate {
+        node: node.id,
+        name: node.name.clone(),
+        up: true,
+        disabled: None,
+        class: node.class.clone(),
+        capacity: Amounts::default(),
+        used: Amounts::default(),
+    };
+    placement::choose(&Nodes::new(vec![candidate]), &compute.policy(), &demand).map_err(|error| {
+        let mut refusal = Error::conflict("node_unsuitable", "The server's node is not what would be asked for")
+            .detail(format!("node {}", node.name));
+        for reason in error.reasons {
+            refusal = refusal.reason(reason.subject, reason.constraint, reason.detail);
+        }
+        refusal.next("move it to one that is", None)
+    })?;
+    Ok(())
 }
 
 /// Refuses unless a resize waits for a decision.
@@ -419,14 +465,72 @@ async fn shelve(compute: Arc<Compute>, session: Session, input: ShelveServer) ->
 async fn unshelve(compute: Arc<Compute>, session: Session, input: UnshelveServer) -> Result<Started<ops::Server>> {
     let wish = Wish { done: "unshelved", task: "unshelve", from: &[ServerState::Shelved], needs: None, settled: false };
     act(&compute, &session, &input.server, &wish, UNSHELVE, |transaction, record, _, _| {
-        compute.candidates.check(
-            compute.nodes.version(),
-            || super::workflows::look(&compute),
-            &record.body.demand(),
-        )?;
+        compute.candidates.check(&look(&compute), &demand(&compute, &record.body))?;
         Ok((transaction, ()))
     })
     .await
+}
+
+/// Refuses unless the server could be moved to another node now.
+pub(crate) fn movable(compute: &Compute, record: &Record<Server>) -> Result<()> {
+    let wish = Wish { done: "moved", task: "move", from: &[], needs: None, settled: true };
+    idle(record, wish.done)?;
+    if let Some(lock) = &record.body.lock {
+        let why = lock.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+        return Err(
+            Error::conflict("server_locked", "The server cannot be moved: it is locked").detail(format!("locked{why}"))
+        );
+    }
+    if record.body.life != Life::Made {
+        return Err(wrong_state(record, wish.done, "it could not be made; all one can do is delete it".to_owned()));
+    }
+    let from = &[ServerState::Active, ServerState::Stopped];
+    standing(compute, record, &Wish { from, ..wish })?;
+    can(compute, record, Feature::Snapshot, "moved")
+}
+
+/// Adds to a transaction that a server moves to another node.
+pub(crate) fn begin_move(
+    compute: &Compute,
+    transaction: Transaction,
+    record: &Record<Server>,
+    (to, drain): (Option<NodeId>, Option<WorkflowId>),
+    author: serde_json::Value,
+) -> Result<(Transaction, WorkflowId)> {
+    movable(compute, record)?;
+    let (id, image, workflow) = (record.meta.id, ImageId::new(), WorkflowId::new());
+    compute.candidates.check(&look(compute), &relocate::demand(compute, &record.body, to))?;
+    let name: Name = format!("moved-{image}").parse()?;
+    let transaction = drafted(compute, transaction, record, image, &name, Labels::default(), true)?;
+    let mut body = record.body.clone();
+    body.task = Some(Task { name: "move".to_owned(), workflow });
+    let input = ActInput { server: id, before: Before::of(&record.body), change: Move { image, to, drain } };
+    let run = compute
+        .engine
+        .prepare(MOVE, workflow, &input)?
+        .subject(id.to_string())
+        .project(record.meta.project)
+        .author(author);
+    Ok((journal::start(transaction.update(record, body), run), workflow))
+}
+
+async fn move_server(compute: Arc<Compute>, session: Session, input: MoveServer) -> Result<Started<ops::Server>> {
+    let (id, workflow) = session
+        .decide_or(
+            |transaction| {
+                let record = session.find::<Server>(&input.server)?;
+                let to = input.node.as_ref().map(|node| session.find::<Node>(node)).transpose()?;
+                let to = to.map(|node| node.meta.id);
+                let author = journal::asked_by(&session);
+                let (transaction, workflow) = begin_move(&compute, transaction, &record, (to, None), author)?;
+                Ok((transaction, (record.meta.id, workflow)))
+            },
+            refused,
+        )
+        .await?;
+    let answer = Started { workflow, resource: compute.shown(id)? };
+    compute.engine.kick(workflow);
+    Ok(answer)
 }
 
 async fn restore(compute: Arc<Compute>, session: Session, input: RestoreServer) -> Result<Started<ops::Server>> {

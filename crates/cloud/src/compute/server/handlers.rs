@@ -13,7 +13,7 @@ use nephos_ops::{
     },
 };
 use nephos_store::{CommitError, Draft, Query, Record, Transaction};
-use nephos_types::{Error, Id, ImageId, Page, PageRequest, Result, ServerId, Timestamp, WorkflowId};
+use nephos_types::{Error, Id, ImageId, Page, PageRequest, Reference, Result, ServerId, Timestamp, WorkflowId};
 use tokio_util::io::ReaderStream;
 
 use super::{
@@ -21,17 +21,24 @@ use super::{
     actions::Wish,
     config_drive::DriveFormat,
     inside,
-    record::{Life, Task, view},
+    record::{Life, Placing, Task, view},
     usage,
-    workflows::{Action, CREATE, DELETE, DeleteInput, PowerInput, TRASH, Trash, look},
+    workflows::{Action, CREATE, DELETE, DeleteInput, PowerInput, TRASH, Trash, demand, look},
 };
 use crate::{
-    compute::{Compute, flavor::Flavor, keypair::KeyPair, quota},
+    compute::{
+        Compute,
+        flavor::Flavor,
+        group::{self, ServerGroup},
+        keypair::KeyPair,
+        placement::Needs,
+        quota,
+    },
     core::Handlers,
     idempotency::Made,
     image::{self, Image},
     journal,
-    node::Node,
+    node::{Node, check_traits},
     resolve::{Named, name_claim, name_of},
     session::{Session, Visible, refusal},
 };
@@ -79,9 +86,9 @@ impl Compute {
 async fn create(compute: Arc<Compute>, session: Session, input: CreateServer) -> Result<Started<ops::Server>> {
     let (id, workflow) = (ServerId::new(), WorkflowId::new());
     let refused = |error| match error {
-        CommitError::Exceeded { ref counter, value, amount, limit } => {
-            quota::exceeded(counter, value, amount, limit).unwrap_or_else(|| error.into())
-        }
+        CommitError::Exceeded { ref counter, value, amount, limit } => quota::exceeded(counter, value, amount, limit)
+            .or_else(|| group::exceeded(counter))
+            .unwrap_or_else(|| error.into()),
         other => refusal(other),
     };
     session
@@ -103,6 +110,7 @@ fn decide_creation(
     let flavor = session.find::<Flavor>(&input.flavor)?;
     let image = compute.images.bootable(session, &input.image)?;
     let keypair = input.keypair.as_ref().map(|keypair| session.find::<KeyPair>(keypair)).transpose()?;
+    let group = input.group.as_ref().map(|group| own_group(session, group)).transpose()?;
     let size = &flavor.body;
     let smallest = image.min_disk_gib.max(image.virtual_size_gib);
     if size.disk_gib != 0 && size.disk_gib < smallest {
@@ -165,11 +173,17 @@ fn decide_creation(
         tags: input.tags.as_slice().iter().map(|tag| tag.as_str().to_owned()).collect(),
         files: files(input)?,
         drive_format: DriveFormat::of(image.open_stack_drive),
+        placing: Placing {
+            zone: input.zone.clone(),
+            group: group.as_ref().map(|group| group.meta.id),
+            flavor: size.needs(),
+            image: image_needs(&image.records)?,
+            moving: None,
+        },
     };
     let amounts = body.amounts();
-    let demand = body.demand();
     // Nothing is claimed yet; but who cannot be served is told now and not by a workflow.
-    compute.candidates.check(compute.nodes.version(), || look(compute), &demand)?;
+    compute.candidates.check(&look(compute), &demand(compute, &body))?;
 
     let run = compute
         .engine
@@ -177,6 +191,9 @@ fn decide_creation(
         .subject(id.to_string())
         .project(Some(project))
         .author(journal::asked_by(session));
+    if let Some(group) = &group {
+        transaction = group::join(transaction, group);
+    }
     transaction = body.held.iter().fold(image::hold(transaction, body.image.id), |tx, id| image::hold(tx, *id));
     transaction = transaction
         .create(Draft::new(id, body).project(project).name(input.name.clone()).labels(input.labels.clone()))
@@ -188,6 +205,30 @@ fn decide_creation(
 /// The images besides its own that a server's node has to fetch.
 pub(super) fn held(records: &[Arc<Record<Image>>]) -> Vec<ImageId> {
     records.iter().skip(1).map(|record| record.meta.id).collect()
+}
+
+/// A group of the caller's project: servers of other projects must not depend on where these are.
+fn own_group(session: &Session, reference: &Reference) -> Result<Arc<Record<ServerGroup>>> {
+    let (group, project) = (session.find::<ServerGroup>(reference)?, session.project()?);
+    if group.meta.project == Some(project) { Ok(group) } else { Err(Error::not_found(ServerGroup::NOUN, reference)) }
+}
+
+/// What an image asks of a node's kind: its properties `trait:NAME`, as in OpenStack.
+pub(super) fn image_needs(images: &[Arc<Record<Image>>]) -> Result<Needs> {
+    let mut needs = Needs::default();
+    for (key, value) in images.iter().flat_map(|image| &image.body.properties.0) {
+        let Some(name) = key.strip_prefix("trait:") else { continue };
+        let traits = check_traits([name])?;
+        match value.as_str() {
+            "required" => needs.required.extend(traits),
+            "forbidden" => needs.forbidden.extend(traits),
+            other => {
+                return Err(Error::invalid("invalid_trait", "The image asks for a trait in an unknown way")
+                    .detail(format!("its property `{key}` is `{other}`; it has to be `required` or `forbidden`")));
+            }
+        }
+    }
+    Ok(needs)
 }
 
 pub(super) fn too_small(what: &str, need: u64, have: u64, unit: &str) -> Error {
@@ -395,7 +436,7 @@ async fn delete_for_good(compute: &Compute, session: &Session, input: &DeleteSer
 pub(super) async fn power(
     compute: &Compute,
     session: &Session,
-    reference: &nephos_types::Reference,
+    reference: &Reference,
     action: Action,
     wish: &Wish,
 ) -> Result<Started<ops::Server>> {

@@ -1,6 +1,6 @@
 //! Servers: the record, what people may ask of it, and the workflows that do it.
 
-mod actions;
+pub(crate) mod actions;
 pub mod config_drive;
 pub(crate) mod consoles;
 mod deadlines;
@@ -11,7 +11,7 @@ mod reports;
 mod usage;
 pub mod workflows;
 
-pub use record::{BY_NODE, Server};
+pub use record::{BY_GROUP, BY_NODE, Server};
 
 pub(super) use deadlines::keep_deadlines;
 pub(super) use handlers::register;

@@ -9,12 +9,12 @@ use nephos_node_api::{
 };
 use nephos_ops::compute as view;
 use nephos_store::{Kind, Record};
-use nephos_types::{Bytes, FlavorId, ImageId, Name, NodeId, Result, ServerId, Timestamp, WorkflowId};
+use nephos_types::{Bytes, FlavorId, ImageId, Name, NodeId, Result, ServerGroupId, ServerId, Timestamp, WorkflowId};
 use serde::{Deserialize, Serialize};
 
 use super::config_drive::{self, DriveFormat, Recipient};
 use crate::{
-    compute::placement::{Amounts, Demand},
+    compute::placement::{Amounts, Demand, Needs},
     resolve::name_of,
 };
 
@@ -165,6 +165,9 @@ pub struct Server {
     /// Grows when all console URLs are ended.
     #[serde(default)]
     pub console_epoch: u32,
+    /// What it asks of the place where it is put.
+    #[serde(default)]
+    pub placing: Placing,
 }
 
 /// A change of a server's inside.
@@ -176,6 +179,37 @@ pub struct Touched {
     pub action: String,
     /// The program without its arguments, the file, the user.
     pub about: String,
+}
+
+/// What a server asks of the place where it is put.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placing {
+    /// The availability zone; any if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Name>,
+    /// Its server group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<ServerGroupId>,
+    /// What its flavor asks for.
+    #[serde(default, skip_serializing_if = "Needs::is_empty")]
+    pub flavor: Needs,
+    /// What its image asks for.
+    #[serde(default, skip_serializing_if = "Needs::is_empty")]
+    pub image: Needs,
+    /// Where it is moving to; claimed there is what it takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving: Option<Destination>,
+}
+
+/// A place on another node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Destination {
+    /// The node.
+    pub node: NodeId,
+    /// The driver that will run the server there.
+    pub driver: String,
+    /// The node's ports for the server's forwards, in their order.
+    pub ports: Vec<u16>,
 }
 
 /// A size.
@@ -193,6 +227,9 @@ pub struct Size {
     pub disk_gib: u64,
     /// What the root disk is claimed as.
     pub claimed_disk_gib: u64,
+    /// What the flavor asks of a node's kind.
+    #[serde(default, skip_serializing_if = "Needs::is_empty")]
+    pub needs: Needs,
 }
 
 impl Size {
@@ -240,15 +277,18 @@ pub struct Trashed {
 pub const BY_DEADLINE: &str = "deadline";
 /// Index of servers by the id of their node.
 pub const BY_NODE: &str = "node";
+/// Index of servers by the id of their group.
+pub const BY_GROUP: &str = "group";
 
 impl Kind for Server {
     type Id = ServerId;
     const NAME: &'static str = "server";
-    const INDEXES: &'static [&'static str] = &[BY_NODE, BY_DEADLINE];
+    const INDEXES: &'static [&'static str] = &[BY_NODE, BY_DEADLINE, BY_GROUP];
 
     fn index(record: &Record<Self>, index: &str) -> Vec<String> {
         match index {
             BY_NODE => record.body.node.iter().map(ToString::to_string).collect(),
+            BY_GROUP => record.body.placing.group.iter().map(ToString::to_string).collect(),
             BY_DEADLINE => record.body.deadline().map(|_| "yes".to_owned()).into_iter().collect(),
             _ => vec![],
         }
@@ -273,6 +313,7 @@ impl Server {
             memory_mib: self.memory_mib,
             disk_gib: self.disk_gib,
             claimed_disk_gib: self.claimed_disk_gib,
+            needs: self.placing.flavor.clone(),
         }
     }
 
@@ -284,6 +325,12 @@ impl Server {
         self.memory_mib = size.memory_mib;
         self.disk_gib = size.disk_gib;
         self.claimed_disk_gib = size.claimed_disk_gib;
+        self.placing.flavor = size.needs;
+    }
+
+    /// The nodes that it has a claim on: where it is, and where it is moving to.
+    pub fn claimed_nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.node.into_iter().chain(self.placing.moving.as_ref().map(|to| to.node))
     }
 
     /// When something happens to it by itself, if nothing else is being done to it then.
@@ -324,7 +371,7 @@ impl Server {
         }
     }
 
-    /// What it needs of a node.
+    /// What it needs of a node, but for its group.
     #[must_use]
     pub fn demand(&self) -> Demand {
         let mut features = vec![];
@@ -334,7 +381,14 @@ impl Server {
         if self.boot != BootSource::Disk {
             features.push(Feature::Kernel);
         }
-        Demand { amounts: self.amounts(), format: Some(self.image.format), features }
+        let Placing { zone, flavor, image, .. } = &self.placing;
+        let needs = Needs {
+            zone: zone.clone(),
+            properties: flavor.properties.clone(),
+            required: flavor.required.union(&image.required).cloned().collect(),
+            forbidden: flavor.forbidden.union(&image.forbidden).cloned().collect(),
+        };
+        Demand { amounts: self.amounts(), format: Some(self.image.format), features, needs, ..Demand::default() }
     }
 
     /// Takes in what the node says. Returns whether anything that matters has changed.
@@ -442,6 +496,8 @@ pub fn view(record: &Record<Server>, node: Option<(Name, bool)>) -> Result<view:
         keypair: body.keypair.clone(),
         node: body.node,
         node_name: node.map(|(name, _)| name),
+        zone: body.placing.zone.clone(),
+        group: body.placing.group,
         forwards: body
             .forwards
             .iter()

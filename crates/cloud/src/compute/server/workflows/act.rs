@@ -10,6 +10,7 @@ use nephos_store::{Record, Transaction};
 use nephos_types::{ImageId, ServerId};
 use nephos_workflow::{Builder, Definition, Done, Failure, StepContext};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use super::{
     Answer, effects, failed, finished, is_superseded, let_go_of_images, own, reclaim, refusal, show_progress, wait,
@@ -17,6 +18,7 @@ use super::{
 use crate::{
     compute::{
         Compute, Held,
+        policy::Placed,
         server::{
             Server,
             record::{Resize, Size, Trashed},
@@ -158,6 +160,17 @@ impl<C: Clone + Serialize + DeserializeOwned + Send + Sync + 'static> Plan<C> {
     pub(super) fn undoable(&mut self, words: &str, run: Run<C>, undo: Run<C>) {
         let (run, undo) = (self.call(run), self.call(undo));
         self.builder.step(words, run).undo(move |context, _: Option<()>| undo(context)).add();
+    }
+
+    /// A step with an undo that gives what it has decided.
+    pub(super) fn deciding(&mut self, words: &str, run: fn(&Step<C>) -> Answer<Placed>, undo: Run<C>) {
+        let (held, name, undo) = (self.held.clone(), self.name, self.call(undo));
+        let run = move |context| {
+            let called = held.get().map_err(Failure::from);
+            let decided = called.and_then(|compute| run(&Step { compute, context, name }));
+            std::future::ready(decided.map(|done| done.map(|placed| serde_json::json!(placed))))
+        };
+        self.builder.step(words, run).undo(move |context, _: Option<Value>| undo(context)).add();
     }
 
     /// The definition.

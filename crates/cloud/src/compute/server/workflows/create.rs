@@ -1,7 +1,7 @@
 //! `server.create`: find a node with room, let it load the image and start the server.
 
-use nephos_driver::PortForward;
 use nephos_node_api::WantedPower;
+use nephos_store::{Record, Transaction};
 use nephos_types::{Error, ErrorKind, NodeId, ServerId};
 use nephos_workflow::{Definition, Done, Failure, StepContext};
 
@@ -11,8 +11,9 @@ use super::{
 };
 use crate::{
     compute::{
-        Compute, Held,
-        placement::{Abilities, Candidate},
+        Compute, Held, group,
+        placement::{Candidate, Demand, Look, Place, Policy},
+        policy::Placed,
         server::{Server, record::Life},
     },
     journal::Effects,
@@ -49,7 +50,7 @@ pub(super) fn definition(held: &Held) -> Definition<Effects> {
             let compute = compute.clone();
             async move { find_capacity(&*compute.get()?, &context, NAME, context.input().server) }
         })
-        .undo(move |context, _: Option<NodeId>| {
+        .undo(move |context, _: Option<Placed>| {
             let compute = undoing.clone();
             async move { give_back(&*compute.get()?, &context, NAME, context.input().server) }
         })
@@ -75,17 +76,69 @@ pub(super) fn definition(held: &Held) -> Definition<Effects> {
 }
 
 /// The picture of the nodes that placement decides on.
-pub(crate) fn look(compute: &Compute) -> Vec<Candidate> {
+pub(crate) fn look(compute: &Compute) -> Look<impl Fn() -> (Vec<Candidate>, Policy)> {
     let candidate = |summary: Summary| Candidate {
-        abilities: Abilities::of(summary.drivers()),
         used: used(compute, summary.id),
         node: summary.id,
         name: summary.name,
         up: summary.up,
         disabled: summary.disabled,
+        class: summary.class,
         capacity: summary.capacity,
     };
-    compute.nodes.summaries().into_iter().map(candidate).collect()
+    // The version is read before what it stands for.
+    let version = compute.nodes.version();
+    Look { version, draw: move || (compute.nodes.summaries().into_iter().map(candidate).collect(), compute.policy()) }
+}
+
+/// What a server needs of a node, its group included.
+pub(crate) fn demand(compute: &Compute, server: &Server) -> Demand {
+    let own: Vec<NodeId> = server.claimed_nodes().collect();
+    let group = server.placing.group.and_then(|id| group::together(&compute.store, id, &own));
+    Demand { group, ..server.demand() }
+}
+
+/// A place that was chosen for a server, with what it takes to claim it.
+pub(super) struct Chosen {
+    pub(super) place: Place,
+    pub(super) driver: String,
+    /// The node's ports for the server's forwards.
+    pub(super) ports: Vec<u16>,
+    pub(super) transaction: Transaction,
+}
+
+/// Chooses a place, and adds the claims on it to a transaction. They hold only if the node is what it was.
+pub(super) fn choose_place(
+    compute: &Compute,
+    transaction: Transaction,
+    record: &Record<Server>,
+    demand: &Demand,
+) -> Result<Chosen, Failure> {
+    // The caller is told at once; asking again is for the caller to decide.
+    let place = compute.candidates.place(&look(compute), demand).map_err(Failure::fatal)?;
+    let node = place.node;
+    let changed = || {
+        compute.candidates.give_back(node, demand.amounts);
+        Failure::retry(Error::not_found("node", node))
+    };
+    let summary = compute.nodes.summary(node).ok_or_else(changed)?;
+    if !summary.up || summary.disabled.is_some() {
+        compute.nodes.changed();
+        return Err(changed());
+    }
+    // Its drivers may have changed since the picture was drawn.
+    let driver = summary.driver_for(demand.format, &demand.features).map(|driver| driver.driver.clone());
+    let driver = driver.ok_or_else(changed)?;
+    let id = record.meta.id;
+    let ports = free_ports(compute, id, node, record.body.forwards.len()).inspect_err(|_| drop(changed()))?;
+    let mut transaction = claim_capacity(transaction.expect(summary.record()), node, demand.amounts, summary.capacity);
+    for port in &ports {
+        transaction = transaction.claim(forward_claim(node, *port), id);
+    }
+    if let (Some(id), Some(group)) = (record.body.placing.group, &demand.group) {
+        transaction = group::claim(&compute.store, transaction, id, group, node, record.body.node);
+    }
+    Ok(Chosen { place, driver, ports, transaction })
 }
 
 /// Places a server and lets it run there.
@@ -94,35 +147,23 @@ pub(super) fn find_capacity<I>(
     context: &StepContext<I>,
     definition: &str,
     id: ServerId,
-) -> Answer<NodeId> {
+) -> Answer<Placed> {
     let record = own(compute, context, id)?;
     if let Some(node) = record.body.node {
-        return Ok(Done::value(node));
+        return Ok(Done::value(Placed::Bare(node)));
     }
-    let demand = record.body.demand();
-    let (node, capacity) = compute
-        .candidates
-        .place(compute.nodes.version(), || look(compute), &demand)
-        // The caller is told at once; asking again is for the caller to decide.
-        .map_err(Failure::fatal)?;
+    let demand = demand(compute, &record.body);
+    let Chosen { place, driver, ports, transaction } =
+        choose_place(compute, effects(definition, context), &record, &demand)?;
     let mut body = record.body.clone();
-    body.node = Some(node);
-    let driver = compute
-        .nodes
-        .summary(node)
-        .and_then(|summary| summary.driver_for(demand.format, &demand.features).map(|driver| driver.driver.clone()));
-    // Its drivers may have changed since the picture was drawn.
-    body.driver = driver.ok_or_else(|| Failure::retry(Error::not_found("node", node)))?;
+    body.node = Some(place.node);
+    body.driver = driver;
     body.generation += 1;
     body.wanted = WantedPower::On { restart: body.restart };
-    let mut transaction = claim_capacity(effects(definition, context), node, demand.amounts, capacity);
-    for (index, port) in free_ports(compute, record.meta.id, node, body.forwards.len())?.into_iter().enumerate() {
-        transaction = transaction.claim(forward_claim(node, port), record.meta.id);
-        if let Some(PortForward { host_port, .. }) = body.forwards.get_mut(index) {
-            *host_port = port;
-        }
+    for (forward, port) in body.forwards.iter_mut().zip(ports) {
+        forward.host_port = port;
     }
-    Ok(Done::value(node).with(Some(transaction.update(&record, body))))
+    Ok(Done::value(Placed::from(&place)).with(Some(transaction.update(&record, body))))
 }
 
 /// Ports of a node that no server has claimed, from a place in the range that differs from server to server.
@@ -192,7 +233,7 @@ pub(super) fn give_back<I>(compute: &Compute, context: &StepContext<I>, definiti
         return Ok(not_yet);
     }
     let Some(node) = record.body.node else { return Ok(Done::value(())) };
-    let transaction = release_node(effects(definition, context), record.meta.id, &record.body);
+    let transaction = release_node(compute, effects(definition, context), record.meta.id, &record.body);
     let body = unplaced(record.body.clone());
     compute.candidates.give_back(node, record.body.amounts());
     Ok(Done::value(()).with(Some(transaction.update(&record, body))))

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Answer, LOOK_AGAIN, absent, effects, let_go_of_images, release_node};
 use crate::{
-    compute::{Compute, Held, quota, server::Server},
+    compute::{Compute, Held, group, quota, server::Server},
     journal::{Effects, WorkflowRun},
     resolve::{name_claim, name_of},
 };
@@ -77,16 +77,17 @@ async fn end_other_work(compute: &Compute, context: &StepContext<Input>) -> Answ
 fn release(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
     let Some(record) = compute.store.get::<Server>(context.input().server) else { return Ok(Done::value(())) };
     let id = record.meta.id;
-    let mut transaction = release_node(effects(NAME, context).delete(&record), id, &record.body);
+    let transaction = release_node(compute, effects(NAME, context).delete(&record), id, &record.body);
+    let mut transaction = group::leave(transaction, record.body.placing.group);
     transaction = let_go_of_images(transaction, &record.body);
     if let Some(image) = record.body.own_image {
         transaction = compute.images.discard(transaction, image);
     }
     if let Some(project) = record.meta.project {
-        transaction = quota::give_back(transaction, project, record.body.amounts())
+        transaction = quota::give_back(&compute.store, transaction, project, record.body.amounts())
             .release(name_claim::<Server>(&project.to_string(), name_of(&record)?), id);
     }
-    if let Some(node) = record.body.node {
+    for node in record.body.claimed_nodes() {
         compute.candidates.give_back(node, record.body.amounts());
     }
     Ok(Done::value(()).with(Some(transaction)))

@@ -9,6 +9,7 @@ mod delete;
 mod power;
 mod rebuild;
 pub(crate) mod reclaim;
+pub(crate) mod relocate;
 mod rescue;
 mod resize;
 mod shelve;
@@ -31,10 +32,11 @@ pub(super) use tests::a_server;
 
 pub(super) use act::{Before, Input as ActInput};
 pub(super) use create::NAME as CREATE;
-pub(crate) use create::look;
+pub(crate) use create::{demand, look};
 pub(super) use delete::{Input as DeleteInput, NAME as DELETE};
 pub(super) use power::{Action, Input as PowerInput};
 pub(super) use rebuild::{NAME as REBUILD, Rebuild};
+pub(crate) use relocate::{MOVE, Move};
 pub(super) use rescue::{RESCUE, Rescue, UNRESCUE};
 pub(super) use resize::{RESIZE, REVERT, Resize as ResizeTo};
 pub(super) use shelve::{SHELVE, Shelve, UNSHELVE};
@@ -43,7 +45,7 @@ pub(super) use trash::{RESTORE, TRASH, Trash};
 
 use super::{Server, record::Life};
 use crate::{
-    compute::{Compute, Held, placement::Amounts},
+    compute::{Compute, Held, group, placement::Amounts},
     image,
     journal::{self, Effects},
 };
@@ -65,6 +67,7 @@ pub(crate) fn register(compute: &Arc<Compute>) -> Result<()> {
         snapshot::definition(&held),
         rescue::definition(&held),
         rescue::unrescue(&held),
+        relocate::definition(&held),
         shelve::definition(&held),
         shelve::unshelve(&held),
         trash::definition(&held),
@@ -176,19 +179,37 @@ fn claim_capacity(transaction: Transaction, node: NodeId, taken: Amounts, capaci
         .add(capacity(node, "servers"), 1, Bound::Any)
 }
 
-/// Gives back everything that a server has claimed on its node.
-fn release_node(mut transaction: Transaction, id: ServerId, server: &Server) -> Transaction {
-    let Some(node) = server.node else { return transaction };
+/// Gives back everything that a server has claimed on nodes.
+fn release_node(compute: &Compute, mut transaction: Transaction, id: ServerId, server: &Server) -> Transaction {
+    if let Some(node) = server.node {
+        let ports = server.forwards.iter().map(|forward| forward.host_port);
+        transaction = release_place(compute, transaction, id, server, node, ports);
+    }
+    match &server.placing.moving {
+        Some(to) => release_place(compute, transaction, id, server, to.node, to.ports.iter().copied()),
+        None => transaction,
+    }
+}
+
+/// Gives back what a server has claimed on one node.
+fn release_place(
+    compute: &Compute,
+    mut transaction: Transaction,
+    id: ServerId,
+    server: &Server,
+    node: NodeId,
+    ports: impl IntoIterator<Item = u16>,
+) -> Transaction {
     let taken = server.amounts();
     transaction = transaction
         .add(capacity(node, "vcpus"), -signed(taken.vcpus), Bound::Any)
         .add(capacity(node, "memory_mib"), -signed(taken.memory_mib), Bound::Any)
         .add(capacity(node, "disk_gib"), -signed(taken.disk_gib), Bound::Any)
         .add(capacity(node, "servers"), -1, Bound::Any);
-    for forward in server.forwards.iter().filter(|forward| forward.host_port != 0) {
-        transaction = transaction.release(forward_claim(node, forward.host_port), id);
+    for port in ports.into_iter().filter(|port| *port != 0) {
+        transaction = transaction.release(forward_claim(node, port), id);
     }
-    transaction
+    group::release(&compute.store, transaction, server.placing.group, node)
 }
 
 /// What is claimed on a node, as the store counts.

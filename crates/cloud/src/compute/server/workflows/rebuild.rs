@@ -13,6 +13,7 @@ use super::{
 use crate::{
     compute::{
         Held,
+        placement::Needs,
         server::{Server, config_drive::DriveFormat},
     },
     journal::Effects,
@@ -41,6 +42,9 @@ pub(crate) struct Rebuild {
     /// What the new system finds on its configuration drive.
     #[serde(default)]
     pub(crate) drive_format: DriveFormat,
+    /// What the new image asks of a node's kind.
+    #[serde(default)]
+    pub(crate) needs: Needs,
 }
 
 pub(super) fn definition(held: &Held) -> Definition<Effects> {
@@ -88,6 +92,7 @@ fn replace(step: &Step<Rebuild>) -> Answer<()> {
             server.firmware = change.firmware;
             server.boot = change.boot.clone();
             server.drive_format = change.drive_format;
+            server.placing.image = change.needs.clone();
             if let Some(user_data) = &change.user_data {
                 server.user_data = Some(user_data.clone());
             }

@@ -48,7 +48,7 @@ fn put_away(step: &Step<Shelve>) -> Answer<()> {
         step.compute.candidates.give_back(node, record.body.amounts());
     }
     step.finish(|transaction, record, server| {
-        let mut transaction = release_node(transaction, record.meta.id, server);
+        let mut transaction = release_node(&step.compute, transaction, record.meta.id, server);
         *server = create::unplaced(server.clone());
         server.snapshots.clear();
         server.shelved = true;
@@ -65,9 +65,9 @@ fn put_away(step: &Step<Shelve>) -> Answer<()> {
 
 pub(super) fn unshelve(held: &Held) -> Definition<Effects> {
     let mut plan = Plan::<()>::new(held, UNSHELVE);
-    plan.undoable(
+    plan.deciding(
         "find capacity",
-        |step| create::find_capacity(&step.compute, &step.context, step.name, step.id()).map(|done| done.map(|_| ())),
+        |step| create::find_capacity(&step.compute, &step.context, step.name, step.id()),
         |step| create::give_back(&step.compute, &step.context, step.name, step.id()),
     );
     plan.step("load image", |step| create::load_image(&step.compute, &step.context, step.id()));

@@ -29,12 +29,12 @@ use crate::{
     Handlers,
     compute::{
         Compute, Held, Settings,
-        placement::Amounts,
+        placement::{Amounts, Needs},
         quota,
         server::{
             Server,
             config_drive::DriveFormat,
-            record::{self, Life, Observed, Size, Task, Trashed},
+            record::{self, Life, Observed, Placing, Size, Task, Trashed},
         },
     },
     control,
@@ -85,7 +85,15 @@ fn source(id: ImageId) -> ImageSource {
 
 fn size(memory_mib: u64) -> Size {
     let flavor_name = format!("m{memory_mib}").parse().unwrap();
-    Size { flavor: FlavorId::new(), flavor_name, vcpus: 1, memory_mib, disk_gib: 1, claimed_disk_gib: 1 }
+    Size {
+        flavor: FlavorId::new(),
+        flavor_name,
+        vcpus: 1,
+        memory_mib,
+        disk_gib: 1,
+        claimed_disk_gib: 1,
+        needs: Needs::default(),
+    }
 }
 
 /// A server that runs.
@@ -143,6 +151,7 @@ fn running(node: NodeId) -> Server {
         tags: [].into(),
         files: vec![],
         drive_format: Default::default(),
+        placing: Placing::default(),
     }
 }
 
@@ -402,6 +411,7 @@ async fn rebuilding() {
         firmware: Firmware::Uefi,
         boot: BootSource::Disk,
         drive_format: DriveFormat::OpenStack,
+        needs: Needs::default(),
     };
     holds(case("rebuild", rebuild::definition, change, |server, before| {
         let new = server.firmware == Firmware::Uefi && server.drive_format == DriveFormat::OpenStack;
