@@ -29,6 +29,8 @@ const FOR_TESTS: &[Need] = &[
     ("/usr/lib/ISOLINUX/isolinux.bin", "isolinux"),
     ("/usr/lib/syslinux/modules/bios/ldlinux.c32", "syslinux-common"),
     ("/usr/bin/xorriso", "xorriso"),
+    ("/usr/lib/grub/x86_64-efi/linux.mod", "grub-efi-amd64-bin"),
+    ("/usr/bin/grub-mkimage", "grub-common"),
 ];
 
 /// Installs what running the cloud needs.

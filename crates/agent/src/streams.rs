@@ -8,7 +8,7 @@ use std::{
 };
 
 use nephos_driver::{Answer, Question};
-use nephos_node_api::{Client, Duplex, StreamPurpose, StreamRequest, UsageQuery, frame};
+use nephos_node_api::{Client, Duplex, FetchReport, ImageSource, StreamPurpose, StreamRequest, UsageQuery, frame};
 use nephos_types::{Error, ErrorKind, Result, ServerId, StreamId};
 use tokio::{io::AsyncWriteExt, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -82,6 +82,7 @@ impl Streams {
                 let picture = async { self.servers.driver_of(server)?.screenshot(server).await };
                 self.send(&waiting, picture.await).await
             }
+            StreamPurpose::FetchImage { image } => self.fetch(&waiting, &image).await,
             StreamPurpose::Ask { server } => self.ask(&waiting, server).await,
             StreamPurpose::Usage { server, query } => self.usage(&waiting, server, query).await,
         };
@@ -122,6 +123,30 @@ impl Streams {
         let samples = self.servers.usage.read(server, query).await.map_err(Ended::Refused)?;
         let mut far = waiting.dial().await?;
         frame::write(&mut far, &samples).await.map_err(Ended::Broken)?;
+        far.shutdown().await.map_err(|error| Ended::Broken(Error::internal("A stream broke off", error)))
+    }
+
+    /// Fetches an image into the cache, and says how far it is.
+    async fn fetch(&self, waiting: &Waiting, image: &ImageSource) -> Result<(), Ended> {
+        let mut far = waiting.dial().await?;
+        let (progress, mut seen) = tokio::sync::watch::channel(0);
+        let show = move |percent| {
+            progress.send_if_modified(|now| std::mem::replace(now, percent) != percent);
+        };
+        let fetching = self.servers.images.ensure(image, show, || self.servers.images_in_use());
+        tokio::pin!(fetching);
+        let error = loop {
+            tokio::select! {
+                biased;
+                fetched = &mut fetching => break fetched.err(),
+                // Also says that the control plane still waits: nothing is fetched for nobody.
+                Ok(()) = seen.changed() => {
+                    let percent = *seen.borrow_and_update();
+                    frame::write(&mut far, &FetchReport::Underway { percent }).await.map_err(Ended::Broken)?;
+                }
+            }
+        };
+        frame::write(&mut far, &FetchReport::Ended { error }).await.map_err(Ended::Broken)?;
         far.shutdown().await.map_err(|error| Ended::Broken(Error::internal("A stream broke off", error)))
     }
 

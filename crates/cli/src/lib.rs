@@ -16,6 +16,7 @@ mod console;
 mod execute;
 pub mod exit;
 mod failure;
+mod in_parts;
 mod local;
 mod output;
 mod perform;

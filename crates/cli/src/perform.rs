@@ -17,6 +17,7 @@ use crate::{
         leaf, tree,
     },
     console, execute, exit, failure,
+    in_parts::InParts,
     output::{self, Format, Printed},
     plan,
     progress::{self, Followed},
@@ -121,6 +122,16 @@ impl Performance<'_> {
         }
         let Some(input) = inputs.into_iter().next() else { return Ok(exit::DONE) };
         let started = Instant::now();
+        if self.entry.spec.upload
+            && let Some(parts) = InParts::beside(self.entry)
+            && let Some(file) = self.file()
+            && InParts::suit(file).await
+        {
+            let target =
+                self.entry.spec.path_fields().next().and_then(|field| input.get(field)).cloned().unwrap_or_default();
+            let answer = parts.send(session, &target, file, self.globals, &self.terminal).await?;
+            return self.settle(session, &input, &answer, started).await;
+        }
         let mut then = None;
         if let Some(upload) = leaf::upload_after(self.entry)
             && let Some(file) = self.file()
@@ -137,6 +148,14 @@ impl Performance<'_> {
         }
         let mut answer = self.call(session, &input).await?;
         if let Some((upload, file, body)) = then {
+            if let Some(parts) = InParts::beside(upload)
+                && InParts::suit(file).await
+            {
+                let target = answer.get("id").cloned().unwrap_or_default();
+                let sent = parts.send(session, &target, file, self.globals, &self.terminal).await;
+                let answer = sent.map_err(|error| send_again(error, upload, &target, file))?;
+                return self.settle(session, &input, &answer, started).await;
+            }
             answer = self.upload_created(session, upload, &answer, file, body).await?;
         }
         if self.entry.answer == AnswerKind::Started {
@@ -222,11 +241,8 @@ impl Performance<'_> {
         let field = upload.spec.path_fields().next().unwrap_or_default();
         let id = created.get("id").cloned().unwrap_or_default();
         let input = Value::Object([(field.to_owned(), id.clone())].into_iter().collect());
-        session.client().await?.upload_json(&upload.spec, &input, body).await.map_err(|error| {
-            let id = id.as_str().unwrap_or_default();
-            let again = format!("nephos {} {} {id} --file {file}", leaf::noun(upload), leaf::verb(upload));
-            error.next("the record exists; send the file again", Some(again))
-        })
+        let sent = session.client().await?.upload_json(&upload.spec, &input, body).await;
+        sent.map_err(|error| send_again(error, upload, &id, file))
     }
 
     /// Several targets: all are called, then what they started is waited for, in the order they were named.
@@ -414,6 +430,13 @@ impl Performance<'_> {
             eprintln!("  {}", error.chain());
         }
     }
+}
+
+/// What to do after a file did not get into what was just created.
+fn send_again(error: Error, upload: &Entry, id: &Value, file: &str) -> Error {
+    let id = id.as_str().unwrap_or_default();
+    let again = format!("nephos {} {} {id} --file {file}", leaf::noun(upload), leaf::verb(upload));
+    error.next("the record exists; send the file again", Some(again))
 }
 
 /// A page becomes the list of its items; that there are more is said beside it.

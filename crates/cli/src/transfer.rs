@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How much is read at once.
-const CHUNK: usize = 256 << 10;
+pub(crate) const CHUNK: usize = 256 << 10;
 /// How often progress is drawn.
 const REDRAW: Duration = Duration::from_millis(100);
 
@@ -32,9 +32,7 @@ pub(crate) async fn open(path: &str, globals: &Globals, terminal: &Terminal) -> 
         let body = ReaderStream::with_capacity(tokio::io::stdin(), CHUNK);
         return Ok(Upload { body: Box::pin(metered(body, meter)), length: None });
     }
-    let refuse = |error: std::io::Error| {
-        Error::invalid("unreadable_file", format!("Cannot read {path}")).detail(error.to_string())
-    };
+    let refuse = |error: std::io::Error| unreadable(path, &error);
     let file = tokio::fs::File::open(path).await.map_err(refuse)?;
     let about = file.metadata().await.map_err(refuse)?;
     if about.is_dir() {
@@ -45,6 +43,11 @@ pub(crate) async fn open(path: &str, globals: &Globals, terminal: &Terminal) -> 
     let meter = Meter::new("sent", length, globals, terminal);
     let body = ReaderStream::with_capacity(file, CHUNK);
     Ok(Upload { body: Box::pin(metered(body, meter)), length })
+}
+
+/// The refusal of a file that cannot be read.
+pub(crate) fn unreadable(path: &str, error: &std::io::Error) -> Error {
+    Error::invalid("unreadable_file", format!("Cannot read {path}")).detail(error.to_string())
 }
 
 fn metered<S>(body: S, meter: Meter) -> impl futures_util::Stream<Item = std::io::Result<bytes::Bytes>> + Send
@@ -137,9 +140,11 @@ async fn print(mut download: Download) -> Result<()> {
 }
 
 /// Counts bytes and says how far it is.
-struct Meter {
+pub(crate) struct Meter {
     verb: &'static str,
     total: Option<u64>,
+    /// What was done before.
+    before: u64,
     done: u64,
     started: Instant,
     drawn: Option<Instant>,
@@ -150,12 +155,29 @@ struct Meter {
 
 impl Meter {
     fn new(verb: &'static str, total: Option<u64>, globals: &Globals, terminal: &Terminal) -> Self {
-        let live = terminal.err.tty && !globals.quiet;
-        let started = Instant::now();
-        Self { verb, total, done: 0, started, drawn: None, live, quiet: globals.quiet, finished: false }
+        Self::from(verb, 0, total, globals, terminal)
     }
 
-    fn add(&mut self, bytes: usize) {
+    /// Of something of which a part was done before.
+    pub(crate) fn from(
+        verb: &'static str,
+        before: u64,
+        total: Option<u64>,
+        globals: &Globals,
+        terminal: &Terminal,
+    ) -> Self {
+        let live = terminal.err.tty && !globals.quiet;
+        let started = Instant::now();
+        Self { verb, total, before, done: before, started, drawn: None, live, quiet: globals.quiet, finished: false }
+    }
+
+    /// So much is done, whatever was counted.
+    pub(crate) fn at(&mut self, done: u64) {
+        self.before = self.before.min(done);
+        self.done = done;
+    }
+
+    pub(crate) fn add(&mut self, bytes: usize) {
         self.done += bytes as u64;
         // Whoever knows the length takes no more than that, and does not ask for the end.
         if self.total == Some(self.done) {
@@ -179,7 +201,7 @@ impl Meter {
 
     fn rate(&self) -> u64 {
         let seconds = self.started.elapsed().as_secs_f64().max(0.001);
-        (self.done as f64 / seconds) as u64
+        (self.done.saturating_sub(self.before) as f64 / seconds) as u64
     }
 
     fn line(&self) -> String {

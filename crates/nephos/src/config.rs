@@ -45,8 +45,51 @@ struct File {
     secret_file: Option<PathBuf>,
     images: Option<PathBuf>,
     node_address: Option<String>,
+    image_s3: Option<S3>,
     keep_original_images: Option<bool>,
     import_allow: Option<Vec<String>>,
+}
+
+/// A bucket for images.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct S3 {
+    endpoint: String,
+    bucket: String,
+    #[serde(default = "first_region")]
+    region: String,
+    #[serde(default)]
+    prefix: String,
+    #[serde(default = "yes")]
+    path_style: bool,
+    access_key: String,
+    secret_key_file: PathBuf,
+}
+
+fn first_region() -> String {
+    "us-east-1".to_owned()
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl S3 {
+    fn settings(self) -> Result<nephos_cloud::image::s3::Settings> {
+        let path = self.secret_key_file;
+        let secret = fs::read_to_string(&path).map_err(|error| {
+            Error::invalid("config", format!("{} cannot be read", path.display())).detail(error.to_string())
+        })?;
+        Ok(nephos_cloud::image::s3::Settings {
+            endpoint: self.endpoint,
+            bucket: self.bucket,
+            region: self.region,
+            prefix: self.prefix,
+            path_style: self.path_style,
+            access_key: self.access_key,
+            secret_key: secret.trim().parse()?,
+        })
+    }
 }
 
 /// For how many days history may be kept.
@@ -236,7 +279,7 @@ fn read(path: &Path) -> Result<Option<File>> {
     toml::from_str(&text).map(Some).map_err(|error| {
         Error::invalid("config", format!("{} is not valid", path.display()))
             .detail(error.message().to_owned())
-            .next("known keys: data, listen, s3_listen, node_listen, node_name, simulated_nodes, keep_audit_days, keep_workflows_days, trash_hours, confirm_resize_hours, vendor_data_file, log, database, secret_file, images, node_address, keep_original_images, import_allow", None)
+            .next("known keys: data, listen, s3_listen, node_listen, node_name, simulated_nodes, keep_audit_days, keep_workflows_days, trash_hours, confirm_resize_hours, vendor_data_file, log, database, secret_file, images, image_s3, node_address, keep_original_images, import_allow", None)
     })
 }
 
@@ -339,6 +382,7 @@ impl Config {
             images: nephos_cloud::image::Settings {
                 keep_originals: own.keep_original_images.or(system.keep_original_images).unwrap_or(false),
                 import: nephos_cloud::image::fetch::address::Allowed::parse(&allowed)?,
+                s3: own.image_s3.or(system.image_s3).map(S3::settings).transpose()?,
                 ..nephos_cloud::image::Settings::new(data.join(IMAGE_KEYS))
             },
             shared: database.map(|database| Shared {

@@ -16,7 +16,8 @@ pub mod tls;
 pub use client::{Client, Connector};
 pub use control::{Boxed, ByteStream, Content, ControlPlane, Duplex, HELLO_FIRST, NODE_REMOVED};
 pub use message::{
-    BootSource, Desired, DesiredServer, Enrolment, EnrolmentAnswer, FETCHING_IMAGE, Hello, HelloAnswer, ImageSource,
-    Inventory, PROTOCOL_VERSION, PortRange, Renewal, Report, Resolution, ServerReport, ServerState, SnapshotHeader,
-    SnapshotReport, SnapshotState, SnapshotTask, StreamPurpose, StreamRequest, UsageQuery, UsageSample, WantedPower,
+    BootSource, Desired, DesiredServer, Enrolment, EnrolmentAnswer, FETCHING_IMAGE, FetchReport, Hello, HelloAnswer,
+    ImageSource, Inventory, PROTOCOL_VERSION, PortRange, Renewal, Report, Resolution, ServerReport, ServerState,
+    SnapshotHeader, SnapshotReport, SnapshotState, SnapshotTask, StreamPurpose, StreamRequest, UsageQuery, UsageSample,
+    WantedPower,
 };

@@ -276,6 +276,12 @@ pub enum StreamPurpose {
         /// The server.
         server: ServerId,
     },
+    /// An image for the node's cache: the node sends [`FetchReport`]s until it has it or cannot, each as one
+    /// [`frame`](crate::frame).
+    FetchImage {
+        /// The image.
+        image: ImageSource,
+    },
     /// Questions to the inside of a server, one after the other until the control plane hangs up: the control plane
     /// sends a [`Question`](nephos_driver::Question), the node a `Result<`[`Answer`](nephos_driver::Answer)`, Error>`,
     /// each as one [`frame`](crate::frame).
@@ -289,6 +295,22 @@ pub enum StreamPurpose {
         server: ServerId,
         /// Which samples.
         query: UsageQuery,
+    },
+}
+
+/// How far the fetching of an image is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum FetchReport {
+    /// It goes on.
+    Underway {
+        /// Progress in percent.
+        percent: u8,
+    },
+    /// It is in the cache, or could not be fetched.
+    Ended {
+        /// Why not.
+        error: Option<Error>,
     },
 }
 

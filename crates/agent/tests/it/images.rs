@@ -12,7 +12,7 @@ use crate::{
     quick,
 };
 
-fn image(control: &Fake, bytes: &[u8]) -> ImageSource {
+pub(crate) fn image(control: &Fake, bytes: &[u8]) -> ImageSource {
     let id = ImageId::new();
     control.state.lock().unwrap().images.insert(id, bytes.to_vec());
     ImageSource {

@@ -1,12 +1,15 @@
 //! Questions to the inside of servers, refused screens, and measurements.
 
 use nephos_driver::{Answer, Power, Question, simulated::SimulatedHost};
-use nephos_node_api::{Duplex, Resolution, StreamPurpose, UsageQuery, UsageSample, WantedPower, frame};
+use nephos_node_api::{
+    Duplex, FetchReport, ImageSource, Resolution, StreamPurpose, UsageQuery, UsageSample, WantedPower, frame,
+};
 use nephos_types::{Error, Result, ServerId};
 
 use crate::{
     Running,
     fake::{Fake, server},
+    images::image,
 };
 
 async fn stream(control: &Fake, purpose: StreamPurpose) -> Result<Box<dyn Duplex>> {
@@ -56,4 +59,35 @@ async fn a_server_answers_and_is_measured() {
         samples = frame::read::<Vec<UsageSample>>(&mut stream).await.unwrap();
     }
     assert!(samples.is_sorted_by_key(|sample| sample.at) && samples.is_sorted_by_key(|sample| sample.usage.cpu));
+}
+
+async fn fetch(control: &Fake, image: &ImageSource) -> Option<Error> {
+    let mut stream = stream(control, StreamPurpose::FetchImage { image: image.clone() }).await.unwrap();
+    loop {
+        match frame::read::<FetchReport>(&mut stream).await.unwrap() {
+            FetchReport::Underway { percent } => assert!(percent <= 100),
+            FetchReport::Ended { error } => return error,
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_image_is_fetched_before_a_server_needs_it() {
+    let (control, host) = (Fake::new(), SimulatedHost::new(1));
+    let data = tempfile::tempdir().unwrap();
+    let _agent = Running::start(&control, &host, Some(data.path()));
+    let source = image(&control, &vec![7; 1_000_000]);
+    assert_eq!(fetch(&control, &source).await, None);
+    assert_eq!(std::fs::read(data.path().join("images").join(&source.sha256)).unwrap(), vec![7; 1_000_000]);
+    assert_eq!(fetch(&control, &source).await, None);
+    let mut other = image(&control, b"what it is");
+    other.sha256 = "0".repeat(64);
+    assert_eq!(fetch(&control, &other).await.unwrap().code, "image_corrupt");
+
+    // The server takes what is there.
+    let web = nephos_node_api::DesiredServer { image: Some(source), ..server(WantedPower::On { restart: true }) };
+    let fetched = control.state.lock().unwrap().fetched;
+    control.want_server(&web);
+    control.until_reached(web.id, 1, Some(Power::On)).await;
+    assert_eq!(control.state.lock().unwrap().fetched, fetched);
 }

@@ -13,6 +13,7 @@ pub mod group;
 pub mod keypair;
 pub mod placement;
 mod policy;
+mod prefetch;
 pub mod quota;
 pub mod server;
 
@@ -69,6 +70,7 @@ impl Compute {
         server::workflows::register(&compute)?;
         flavor::register(handlers, &compute);
         keypair::register(handlers, &compute);
+        prefetch::register(handlers, &compute)?;
         quota::register(handlers, &compute);
         group::register(handlers, &compute);
         policy::register(handlers, &compute);

@@ -115,7 +115,7 @@ pub struct Folder {
 }
 
 /// The spool's folder in that of the images.
-const INCOMING: &str = "incoming";
+pub(super) const INCOMING: &str = "incoming";
 
 impl Folder {
     /// Opens (and makes) a folder that other processes may be writing to.

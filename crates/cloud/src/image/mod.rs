@@ -16,6 +16,7 @@ mod inspect;
 pub mod kind;
 mod member;
 mod partial;
+pub mod s3;
 mod signature;
 pub mod spool;
 mod sweep;
@@ -49,6 +50,8 @@ use crate::{
     resolve::name_claim,
 };
 use kind::Content;
+use s3::S3Images;
+use spool::Spool;
 
 /// What is accepted.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +86,8 @@ pub struct Settings {
     pub uploads_kept: Duration,
     /// The most uploads in parts of one project at a time.
     pub uploads_at_once: i64,
+    /// Keep images in a bucket instead of the folder.
+    pub s3: Option<s3::Settings>,
 }
 
 impl Settings {
@@ -96,6 +101,7 @@ impl Settings {
             trusted_keys,
             uploads_kept: partial::KEPT,
             uploads_at_once: 16,
+            s3: None,
         }
     }
 }
@@ -167,7 +173,7 @@ impl Held {
 }
 
 impl Images {
-    /// Registers the family's operations, on images as files in a folder. What uploads that a crash ended have left is
+    /// Registers the family's operations, on images as files in a folder, or in a bucket by way of it. What uploads that a crash ended have left is
     /// removed only if this process is `alone`: otherwise it may be another one's that goes on.
     pub(crate) async fn register(
         handlers: &mut Handlers,
@@ -177,8 +183,16 @@ impl Images {
         alone: bool,
         settings: Settings,
     ) -> Result<Arc<Self>> {
-        let files = if alone { Folder::open(folder)? } else { Folder::join(folder)? };
-        Self::register_with(handlers, store, engine, Arc::new(files), alone, settings).await
+        let files: Arc<dyn ImageStore> = match &settings.s3 {
+            Some(s3) => {
+                let spool = folder.join(files::INCOMING);
+                let spool = if alone { Spool::open(spool)? } else { Spool::join(spool)? };
+                Arc::new(S3Images::new(spool, s3)?)
+            }
+            None if alone => Arc::new(Folder::open(folder)?),
+            None => Arc::new(Folder::join(folder)?),
+        };
+        Self::register_with(handlers, store, engine, files, alone, settings).await
     }
 
     /// Registers the family's operations and workflows; first, if this process is `alone`, brings records and files into

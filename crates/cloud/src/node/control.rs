@@ -113,9 +113,10 @@ impl ControlPlane for Nodes {
 
     fn image(&self, node: NodeId, image: ImageId) -> Boxed<'_, Content> {
         Box::pin(async move {
-            let wanted = self.workload()?.desired(node);
-            let entitled = wanted.iter().flat_map(DesiredServer::images).any(|source| source.id == image);
-            if !entitled {
+            let workload = self.workload()?;
+            let wanted = workload.desired(node);
+            let needed = wanted.iter().flat_map(DesiredServer::images).any(|source| source.id == image);
+            if !needed && !workload.may_fetch(node, image) {
                 return Err(Error::new(
                     ErrorKind::Forbidden,
                     "image_not_wanted",

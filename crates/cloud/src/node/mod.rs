@@ -66,6 +66,11 @@ pub trait Workload: Send + Sync + 'static {
 
     /// How many of a node's servers asked for this availability zone.
     fn asked_for_zone(&self, node: NodeId, zone: &Name) -> usize;
+
+    /// Whether a node is to fetch an image that none of its servers needs.
+    fn may_fetch(&self, _node: NodeId, _image: ImageId) -> bool {
+        false
+    }
 }
 
 /// Where nodes get images from.

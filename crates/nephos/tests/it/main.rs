@@ -5,6 +5,7 @@
 mod actions;
 mod backup;
 mod bad_input;
+mod boot;
 mod container;
 mod controllers;
 mod crash;
@@ -12,10 +13,12 @@ mod deleting;
 mod first_boot;
 mod guest;
 mod help;
+mod media;
 mod nodes;
 mod quota;
 mod shell;
 mod tls;
+mod upload;
 mod xml_rpc;
 
 /// The binary under test.

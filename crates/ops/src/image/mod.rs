@@ -8,8 +8,8 @@ use std::{borrow::Cow, collections::BTreeMap};
 pub use self::{
     member::{AcceptImage, ListImageMembers, Member, MemberStatus, RejectImage, ShareImage, UnshareImage},
     transfer::{
-        CancelUpload, DeactivateImage, FinishUpload, ImportImage, PartialUpload, ReactivateImage, ShowUpload,
-        StartUpload, UploadPart,
+        CancelUpload, DeactivateImage, FinishUpload, ImportImage, PartialUpload, PrefetchImage, ReactivateImage,
+        ShowUpload, StartUpload, UploadPart,
     },
 };
 use nephos_types::{ImageId, Labels, List, Name, Number, Page, ProjectId, Reference, Timestamp, WorkflowId};

@@ -1,6 +1,6 @@
 //! Content that comes in parts or from elsewhere, and what an image may be used for.
 
-use nephos_types::{Reference, Timestamp};
+use nephos_types::{List, Reference, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -192,6 +192,33 @@ impl Operation for ImportImage {
             title: "A distribution's own image",
             command: "nephos image import debian-13 https://cloud.debian.org/images/cloud/trixie/latest/debian-13-generic-amd64.qcow2",
         }],
+        ..Spec::DEFAULT
+    };
+}
+
+/// Brings an image to nodes before servers need it there.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PrefetchImage {
+    /// The image.
+    pub image: Reference,
+    /// The nodes; none for all that are up and could boot it.
+    #[serde(default, skip_serializing_if = "List::is_empty")]
+    pub nodes: List<Reference, 100>,
+}
+impl Operation for PrefetchImage {
+    type Output = Started<Image>;
+    const SPEC: Spec = Spec {
+        name: "image.prefetch",
+        method: Method::Post,
+        path: "/v1/images/{image}/prefetch",
+        permission: Permission::SYSTEM_ADMIN,
+        effect: Effect::Changes,
+        summary: "Bring an image to nodes before servers need it there",
+        description: "Into the nodes' caches, where it stays until there is no room for what servers need.",
+        positional: &["image"],
+        columns: COLUMNS,
+        examples: &[Example { title: "To all nodes", command: "nephos image prefetch debian-13" }],
         ..Spec::DEFAULT
     };
 }

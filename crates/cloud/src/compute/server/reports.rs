@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use nephos_node_api::{DesiredServer, ServerReport};
 use nephos_store::{Author, Change, CommitError, Query, Record, Transaction, WatchError};
-use nephos_types::{Name, NodeId, Result, Timestamp};
+use nephos_types::{ImageId, Name, NodeId, Result, Timestamp};
 
 use super::{BY_NODE, Server, config_drive::Recipient, workflows};
 use crate::{
@@ -35,6 +35,10 @@ impl Workload for Compute {
     fn asked_for_zone(&self, node: NodeId, zone: &Name) -> usize {
         let records = self.store.list::<Server>(&Query::all().index(BY_NODE, node));
         records.items.iter().filter(|record| record.body.placing.zone.as_ref() == Some(zone)).count()
+    }
+
+    fn may_fetch(&self, node: NodeId, image: ImageId) -> bool {
+        self.prefetches(node, image)
     }
 }
 

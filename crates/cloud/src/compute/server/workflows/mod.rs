@@ -28,6 +28,8 @@ use serde::{Deserialize, Serialize};
 mod tests;
 
 #[cfg(test)]
+pub(crate) use tests::World;
+#[cfg(test)]
 pub(super) use tests::a_server;
 
 pub(super) use act::{Before, Input as ActInput};

@@ -43,14 +43,15 @@ use crate::{
     node::{self, ImageBytes, Nodes, Workload},
 };
 
-struct World {
+/// A control plane with one node and one server.
+pub(crate) struct World {
     _folder: TempDir,
-    store: Store,
+    pub(crate) store: Store,
     /// What its families are held by.
     _nodes: Arc<Nodes>,
     images: Arc<Images>,
-    compute: Arc<Compute>,
-    node: NodeId,
+    pub(crate) compute: Arc<Compute>,
+    pub(crate) node: NodeId,
     project: ProjectId,
     server: ServerId,
     before: Before,
@@ -165,7 +166,7 @@ fn author() -> Author {
 }
 
 impl World {
-    async fn new(setup: impl FnOnce(&mut Server)) -> Self {
+    pub(crate) async fn new(setup: impl FnOnce(&mut Server)) -> Self {
         // In memory where the machine has such a folder: there are hundreds of these worlds.
         let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let store = Store::open(Sqlite::open(folder.path().join("db")).await.unwrap(), control::kinds()).await.unwrap();
