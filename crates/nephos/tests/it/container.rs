@@ -13,8 +13,8 @@ use nephos_cli::client::Client;
 use nephos_ops::{
     Duplex, Operation, Started,
     compute::{
-        ConfirmResize, OpenConsole, PauseServer, RebootServer, RebuildServer, RescueServer, ResizeServer, Server,
-        ServerState, SnapshotServer, StartServer, StopServer, UnpauseServer, UnrescueServer,
+        ConfirmResize, ExecuteCommand, ListUsage, OpenConsole, PauseServer, RebootServer, RebuildServer, RescueServer,
+        ResizeServer, Server, ServerState, SnapshotServer, StartServer, StopServer, UnpauseServer, UnrescueServer,
     },
     image::ShowImage,
     node::{ListNodes, Node, NodeState},
@@ -28,7 +28,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     NEPHOS,
-    guest::guest_files,
+    guest::{guest_files, read_until},
     help::{console_log, create_server, delete_server, server, succeeded, upload_image},
     nodes::{join_command, set_enabled},
 };
@@ -72,68 +72,51 @@ async fn created(client: &Client, name: &str, image: &str, flavor: &str) -> Serv
     server
 }
 
-/// A person at a server's console, logged in.
-struct Terminal {
-    console: Box<dyn Duplex>,
-    screen: String,
-    lines: u32,
+/// A console of a server at which somebody has logged in, whatever it shows first: nothing yet, a prompt, or a shell that
+/// somebody has left. What is typed while a login program starts is thrown away, so it is typed again.
+async fn logged_in(client: &Client, name: &str) -> Box<dyn Duplex> {
+    let mut console = client.tunnel(OpenConsole { server: name.parse().unwrap() }).await.unwrap().0;
+    let (begin, mut screen) = (Instant::now(), String::new());
+    loop {
+        assert!(begin.elapsed() < nephos_testkit::LIMIT, "nobody can log in: {screen}");
+        let mut buffer = [0; 4096];
+        let heard = tokio::time::timeout(SILENCE, console.read(&mut buffer)).await;
+        if let Ok(count) = &heard {
+            let count = *count.as_ref().expect("the console is open");
+            assert!(count > 0, "the console ended: {screen}");
+            screen.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+        // The shell asks where the cursor is.
+        let prompt = screen.trim_end_matches("\u{1b}[6n").trim_end();
+        let answer = if prompt.ends_with("login:") {
+            "root\r"
+        } else if prompt.ends_with("assword:") {
+            "nephos\r"
+        } else if prompt.ends_with('#') {
+            return console;
+        } else if heard.is_ok() {
+            continue;
+        } else {
+            "\r"
+        };
+        screen.clear();
+        console.write_all(answer.as_bytes()).await.unwrap();
+    }
 }
 
-impl Terminal {
-    /// Logs in, whatever the console shows first: nothing yet, a prompt, or a shell that somebody has left. What is
-    /// typed while a login program starts is thrown away, so it is typed again.
-    async fn log_in(client: &Client, name: &str) -> Self {
-        let console = client.tunnel(OpenConsole { server: name.parse().unwrap() }).await.unwrap().0;
-        let mut terminal = Self { console, screen: String::new(), lines: 0 };
-        let begin = Instant::now();
-        loop {
-            assert!(begin.elapsed() < nephos_testkit::LIMIT, "nobody can log in: {}", terminal.screen);
-            let heard = tokio::time::timeout(SILENCE, terminal.read()).await.is_ok();
-            // The shell asks where the cursor is.
-            let prompt = terminal.screen.trim_end_matches("\u{1b}[6n").trim_end();
-            let answer = if prompt.ends_with("login:") {
-                "root\r"
-            } else if prompt.ends_with("assword:") {
-                "nephos\r"
-            } else if prompt.ends_with('#') {
-                return terminal;
-            } else if heard {
-                continue;
-            } else {
-                "\r"
-            };
-            terminal.screen.clear();
-            terminal.console.write_all(answer.as_bytes()).await.unwrap();
+/// Runs a script in a server; its exit code and what it wrote.
+async fn shell(client: &Client, name: &str, script: &str) -> (Option<i32>, String) {
+    let command = json!({ "server": name, "command": ["sh", "-c", script] });
+    let execute: ExecuteCommand = serde_json::from_value(command).unwrap();
+    until(&format!("an answer to `{script}`"), || async {
+        match client.call(execute.clone()).await {
+            Ok(result) => Some((result.exit_code, format!("{}{}", result.stdout, result.stderr).trim().to_owned())),
+            // It is just starting.
+            Err(error) if error.code == "guest_agent_missing" => None,
+            Err(error) => panic!("{script}: {error:?}"),
         }
-    }
-
-    async fn read(&mut self) {
-        let mut buffer = [0; 4096];
-        let count = self.console.read(&mut buffer).await.expect("the console is open");
-        assert!(count > 0, "the console ended: {}", self.screen);
-        self.screen.push_str(&String::from_utf8_lossy(&buffer[..count]));
-    }
-
-    /// Runs a command; its exit code and what it wrote. The quotes keep the echo from looking like the answer.
-    async fn run(&mut self, command: &str) -> (i32, String) {
-        self.lines += 1;
-        let (begin, end) = (format!("begin-{}", self.lines), format!("end-{}=", self.lines));
-        let line = format!("echo be\"gin\"-{0}; {command}; echo en\"d\"-{0}=$?.\r", self.lines);
-        self.screen.clear();
-        self.console.write_all(line.as_bytes()).await.unwrap();
-        let reading = async {
-            loop {
-                let answer = self.screen.split_once(&begin).and_then(|(_, rest)| rest.split_once(&end));
-                if let Some((said, rest)) = answer
-                    && let Some((code, _)) = rest.split_once('.')
-                {
-                    return (code.parse().unwrap(), said.trim().to_owned());
-                }
-                self.read().await;
-            }
-        };
-        tokio::time::timeout(nephos_testkit::LIMIT, reading).await.unwrap_or_else(|_| panic!("{command}: no end"))
-    }
+    })
+    .await
 }
 
 /// The control groups of a server.
@@ -199,8 +182,7 @@ async fn this_node(cloud: &CloudProcess) -> Node {
 const KEPT: &str = "cat /root/kept";
 
 async fn expect_kept(client: &Client, name: &str, when: &str) {
-    let (code, said) = Terminal::log_in(client, name).await.run(KEPT).await;
-    assert_eq!((code, said.as_str()), (0, "so far"), "{when}");
+    assert_eq!(shell(client, name, KEPT).await, (Some(0), "so far".to_owned()), "{when}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -218,12 +200,12 @@ async fn what_a_container_writes_is_there_as_long_as_it_should_be() {
     eprintln!("create to active: {:.2?}", begin.elapsed());
     let one = || json!({ "server": "one" });
 
-    let mut terminal = Terminal::log_in(&demo, "one").await;
-    assert_eq!(terminal.run("hostname").await, (0, "one".to_owned()));
-    assert_eq!(terminal.run("echo so far > /root/kept; sync").await.0, 0);
+    let mut console = logged_in(&demo, "one").await;
+    console.write_all(b"echo so far > /root/kept; sync; echo \"it is\"-written on $(hostname)\r").await.unwrap();
+    read_until(&mut console, "it is-written on one").await;
     // The image is not written to: another server of it does not see that.
     created(&demo, "other", "box", "tiny").await;
-    assert_ne!(Terminal::log_in(&demo, "other").await.run(KEPT).await.0, 0);
+    assert_ne!(shell(&demo, "other", KEPT).await.0, Some(0));
     delete_server(&demo, "other").await;
 
     let before = first_process(id).unwrap();
@@ -232,7 +214,9 @@ async fn what_a_container_writes_is_there_as_long_as_it_should_be() {
     done::<UnpauseServer>(&demo, one()).await;
     assert_eq!(first_process(id), Some(before), "the same processes go on");
     // The shell that was left is still there.
-    assert_eq!(terminal.run(KEPT).await.1, "so far", "after a pause");
+    console.write_all(b"echo \"after a\" pause: $(cat /root/kept)\r").await.unwrap();
+    read_until(&mut console, "after a pause: so far").await;
+    drop(console);
 
     done::<StopServer>(&demo, one()).await;
     assert_eq!((server(&demo, "one").await.unwrap().state, processes(id)), (ServerState::Stopped, vec![]));
@@ -257,18 +241,17 @@ async fn what_a_container_writes_is_there_as_long_as_it_should_be() {
     done::<ResizeServer>(&demo, json!({ "server": "one", "flavor": "small" })).await;
     demo.call(ConfirmResize { server: "one".parse().unwrap() }).await.unwrap();
     expect_kept(&demo, "one", "after a resize").await;
-    let mut terminal = Terminal::log_in(&demo, "one").await;
-    let (_, size) = terminal.run("df -m / | tail -1 | awk '{ print $2 }'").await;
+    let (_, size) = shell(&demo, "one", "df -m / | tail -1 | awk '{ print $2 }'").await;
     assert!(size.parse::<u64>().unwrap() > 5 << 10, "its disk has grown from one GiB to ten: {size} MiB");
 
     done::<RescueServer>(&demo, one()).await;
-    let (code, said) = Terminal::log_in(&demo, "one").await.run("test ! -e /root/kept && cat /mnt/root/kept").await;
-    assert_eq!((code, said.as_str()), (0, "so far"), "in rescue it has another root, and its own one beside it");
+    let rescued = shell(&demo, "one", "test ! -e /root/kept && cat /mnt/root/kept").await;
+    assert_eq!(rescued, (Some(0), "so far".to_owned()), "in rescue it has another root, and its own one beside it");
     done::<UnrescueServer>(&demo, one()).await;
     expect_kept(&demo, "one", "after a rescue").await;
 
     done::<RebuildServer>(&demo, one()).await;
-    assert_ne!(Terminal::log_in(&demo, "one").await.run(KEPT).await.0, 0, "a rebuilt server has another disk");
+    assert_ne!(shell(&demo, "one", KEPT).await.0, Some(0), "a rebuilt server has another disk");
     assert_eq!(server(&demo, "one").await.unwrap().id, id);
 
     delete_server(&demo, "one").await;
@@ -287,26 +270,33 @@ async fn a_container_outlives_the_cloud_and_keeps_within_its_limits() {
     upload_image(&demo, "box", "tar", &micro_container().await).await;
     cloud.nephos(&["--cloud", "nephos-admin", "flavor", "create", "nano", "--vcpus", "1", "--memory-mib", "64"]);
     let id = created(&demo, "one", "box", "nano").await.id;
-    let mut terminal = Terminal::log_in(&demo, "one").await;
 
     // Memory: what fits is there, what does not ends who asks for it.
-    assert_eq!(terminal.run("dd if=/dev/zero of=/dev/null bs=16M count=1").await.0, 0);
-    assert_eq!(terminal.run("dd if=/dev/zero of=/dev/null bs=128M count=1").await.0, 137);
+    assert_eq!(shell(&demo, "one", "dd if=/dev/zero of=/dev/null bs=16M count=1").await.0, Some(0));
+    assert_eq!(shell(&demo, "one", "dd if=/dev/zero of=/dev/null bs=128M count=1").await.0, Some(137));
     // Processes: four per MiB, 256 at least.
-    let flood = "n=0; while [ $n -lt 600 ]; do sleep 1000 2>/dev/null & n=$((n + 1)); done; echo made";
-    terminal.console.write_all(format!("({flood}) >/dev/null 2>&1; killall sleep\r").as_bytes()).await.unwrap();
-    let mut most = 0;
-    until("a flood of processes to end", || {
-        let now = processes(id).len();
-        let over = most > 100 && now < 20;
-        most = most.max(now);
-        async move { over.then_some(()) }
+    shell(&demo, "one", "n=0; while [ $n -lt 600 ]; do sleep 1000 >/dev/null 2>&1 & n=$((n + 1)); done").await;
+    let most = processes(id).len();
+    assert!((100..=256).contains(&most), "{most} processes");
+    // Even now somebody who is there can end them.
+    let init = i32::try_from(first_process(id).unwrap()).unwrap();
+    for pid in processes(id).into_iter().map(|pid| pid as i32).filter(|pid| *pid != init) {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        if name.trim() == "sleep" {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+    // Also those who have ended count until somebody has taken notice.
+    until("the flood to end", || async move {
+        let counts = groups(id).into_iter().map(|group| fs::read_to_string(group.join("pids.current")));
+        let count: u32 = counts.flatten().next()?.trim().parse().ok()?;
+        (count < 20).then_some(())
     })
     .await;
-    assert!(most <= 256, "{most} processes");
     // CPUs: four loops have the time of one.
-    let mut terminal = Terminal::log_in(&demo, "one").await;
-    assert_eq!(terminal.run("for n in 1 2 3 4; do while :; do :; done & done 2>/dev/null").await.0, 0);
+    let busy = "for n in 1 2 3 4; do while :; do :; done >/dev/null 2>&1 & echo $!; done";
+    let (code, busy) = shell(&demo, "one", busy).await;
+    assert_eq!(code, Some(0), "{busy}");
     let used = || -> u64 {
         let file = groups(id).into_iter().map(|group| group.join("cpuacct.usage")).find(|file| file.exists());
         match file {
@@ -326,9 +316,27 @@ async fn a_container_outlives_the_cloud_and_keeps_within_its_limits() {
     .await;
     let share = (used() - before) as f64 / begin.elapsed().as_micros() as f64;
     assert!(share < 1.3, "one CPU's time, not {share:.2} CPUs'");
-    terminal.run("kill %1 %2 %3 %4").await;
-    terminal.run("echo so far > /root/kept").await;
-    drop(terminal);
+    let rest = format!("kill -9 {}; echo so far > /root/kept; sync", busy.replace('\n', " "));
+    assert_eq!(shell(&demo, "one", &rest).await.0, Some(0), "{rest}");
+    // That it was busy is in its usage.
+    until("samples of what it uses", || async {
+        let usage: ListUsage = serde_json::from_value(json!({ "server": "one" })).unwrap();
+        let samples = demo.call(usage).await.unwrap().items;
+        (samples.iter().any(|sample| sample.cpu_percent > 20.0 && sample.memory_bytes.0 > 0)).then_some(())
+    })
+    .await;
+
+    // Files go in and out by the command line.
+    let folder = tempfile::tempdir().unwrap();
+    let [there, back] = ["there", "back"].map(|name| folder.path().join(name));
+    let content: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    fs::write(&there, &content).unwrap();
+    let file = |path: &Path| path.display().to_string();
+    cloud.nephos(&["server", "push", "one", "/root/pushed", "--file", &file(&there)]);
+    cloud.nephos(&["server", "pull", "one", "/root/pushed", "--file", &file(&back)]);
+    assert!(fs::read(&back).unwrap() == content, "a file comes back as it went");
+    let told = cloud.nephos(&["server", "exec", "one", "--", "sha256sum", "/root/pushed"]);
+    assert!(told.starts_with(&hex::encode(Sha256::digest(&content))), "{told}");
 
     // The cloud dies and comes back; the container does not notice.
     let (guests, first) = (cloud.guests(), first_process(id));
@@ -344,6 +352,7 @@ async fn a_container_outlives_the_cloud_and_keeps_within_its_limits() {
     assert_eq!((cloud.guests(), first_process(id)), (guests, first), "it was adopted, not started again");
     assert_eq!(server(&demo, "one").await.unwrap().restarts, 0);
     expect_kept(&demo, "one", "after the cloud's death").await;
+    logged_in(&demo, "one").await;
 
     // Its keeper dies: that is a crash, and it is started again.
     let keeper = cloud.guests()[0];
