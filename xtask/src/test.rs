@@ -5,8 +5,8 @@ use crate::{
     system,
 };
 
-/// Checks the REST front end from its own OpenAPI document; stands in for S3.
-const PYTHON: &[&str] = &["schemathesis>=4,<5", "moto[server]>=5,<6"];
+/// Checks the REST front end from its own OpenAPI document; stands in for S3; a WebSocket client that knows nothing of Nephos.
+const PYTHON: &[&str] = &["schemathesis>=4,<5", "moto[server]>=5,<6", "websockets>=13,<17"];
 
 /// Runs the tests whose names contain the filter, or all.
 pub(crate) fn run(filter: &[String]) -> Outcome {

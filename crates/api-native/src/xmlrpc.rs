@@ -114,6 +114,7 @@ struct Caller<'a> {
     token: Option<&'a str>,
     peer: &'a Peer,
     id: RequestId,
+    origin: Option<String>,
 }
 
 impl Native {
@@ -137,7 +138,7 @@ impl Native {
         };
         let mut response = match outcome.await {
             Ok((token, body)) => {
-                let caller = Caller { token, peer: &peer, id };
+                let caller = Caller { token, peer: &peer, id, origin: gate::origin(&parts, &peer) };
                 let outcome = match parse_call(&body) {
                     Ok(call) => self.dispatch(call, &caller, &mut seen).await,
                     Err(fault) => Err(fault),
@@ -220,7 +221,8 @@ impl Native {
         };
         let token = given.as_deref().or(caller.token);
         let answer = async {
-            let context = self.gate.admit(token, entry.spec.permission, caller.peer, caller.id, "xmlrpc").await?;
+            let mut context = self.gate.admit(token, entry.spec.permission, caller.peer, caller.id, "xmlrpc").await?;
+            context.origin.clone_from(&caller.origin);
             rest::note(&context, seen);
             (entry.call)(context, Json::Object(object(fields, input)?)).await
         };

@@ -13,6 +13,7 @@ mod deleting;
 mod first_boot;
 mod guest;
 mod help;
+mod inside;
 mod media;
 mod nodes;
 mod quota;

@@ -15,8 +15,8 @@ use crate::{
 
 /// The longest argument, in characters.
 pub const MAX_ARGUMENT: usize = 131_072;
-/// The most that a program reads, in characters.
-pub const MAX_INPUT: usize = 786_432;
+/// The most that a program reads, in characters; what is longer is pushed as a file.
+pub const MAX_INPUT: usize = 131_072;
 /// The longest path.
 pub const MAX_PATH: usize = 4096;
 

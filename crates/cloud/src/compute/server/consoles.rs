@@ -13,14 +13,13 @@ use std::{
     time::Duration,
 };
 
-use nephos_auth::token::invalid_token;
 use nephos_driver::Feature;
 use nephos_node_api::StreamPurpose;
 use nephos_ops::{
     Caller, Duplex, Tunnel,
     compute::{ConsoleKind, ConsoleUrl, MakeConsoleUrl, OpenConsole, OpenConsoleUrl, OpenDisplay, RevokeConsoles},
 };
-use nephos_types::{Error, Id, Reference, Result, ServerId, Timestamp};
+use nephos_types::{Error, ErrorKind, Id, Reference, Result, ServerId, Timestamp};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Server, handlers::wrong_state, inside::running};
@@ -124,7 +123,7 @@ async fn revoke(_: Arc<Consoles>, session: Session, input: RevokeConsoles) -> Re
 }
 
 async fn open(consoles: Arc<Consoles>, session: Session, input: OpenConsoleUrl) -> Result<Tunnel> {
-    let (delegated, about) = consoles.authority.delegated(PURPOSE, input.token.reveal())?;
+    let (delegated, about) = consoles.authority.delegated(PURPOSE, input.token.reveal()).map_err(|_| refused())?;
     let about = About::of(about).ok_or_else(refused)?;
     let identity = consoles.ground(&delegated, &about).ok_or_else(refused)?;
     if delegated.expires_at() <= Timestamp::now() {
@@ -167,7 +166,9 @@ impl Consoles {
 
 /// One refusal for every reason, so that a guesser learns nothing.
 fn refused() -> Error {
-    invalid_token().next("make a new URL", Some("nephos server console-url NAME".to_owned()))
+    Error::new(ErrorKind::NotFound, "console_url_invalid", "This URL leads to no console (any more)")
+        .detail("it has expired, was revoked, or never was one")
+        .next("make a new one", Some("nephos server console-url NAME".to_owned()))
 }
 
 /// A stream that ends when the ground for it is lost.

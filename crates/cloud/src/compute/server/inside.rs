@@ -139,7 +139,10 @@ fn unexpected(answer: &Answer) -> Error {
     Error::bug(format!("a node answered another question: {kind}"))
 }
 
+// A server that is not to be seen is not found, whatever else is wrong: so each of these looks for it first.
+
 async fn execute(compute: Arc<Compute>, session: Session, input: ExecuteCommand) -> Result<CommandResult> {
+    session.find::<Server>(&input.server)?;
     let limit = input.limit_seconds.map_or(LIMIT, |seconds| Duration::from_secs(seconds.get()));
     let most = input.max_output_bytes.map_or(OUTPUT, |most| usize::try_from(most.get()).unwrap_or(OUTPUT));
     let command: Vec<String> = input.command.as_slice().iter().map(|word| word.as_str().to_owned()).collect();
@@ -197,6 +200,7 @@ fn invalid(operation: &str, field: &str, constraint: &str, detail: String) -> Er
 }
 
 async fn push(compute: Arc<Compute>, session: Session, input: PushFile) -> Result<PushedFile> {
+    session.find::<Server>(&input.server)?;
     let octal = |mode: &Text<5>| {
         let bits = u32::from_str_radix(mode.as_str(), 8).ok().filter(|bits| *bits <= 0o7777);
         let well_formed = mode.as_str().bytes().all(|digit| digit.is_ascii_digit());
@@ -251,6 +255,7 @@ async fn push(compute: Arc<Compute>, session: Session, input: PushFile) -> Resul
 }
 
 async fn pull(compute: Arc<Compute>, session: Session, input: PullFile) -> Result<Download> {
+    session.find::<Server>(&input.server)?;
     let path = input.path.as_str().to_owned();
     Question::ReadFile { path: path.clone(), offset: 0, max: 0 }.check()?;
     let record = running(&compute, &session, &input.server, Feature::Ask, "read a file of")?;
@@ -298,6 +303,7 @@ fn user_name(user: Option<&Text<32>>) -> String {
 }
 
 async fn reset_password(compute: Arc<Compute>, session: Session, input: ResetServerPassword) -> Result<ServerPassword> {
+    session.find::<Server>(&input.server)?;
     let user = user_name(input.user.as_ref());
     let generated = if input.password.is_none() { Some(password()?) } else { None };
     let new = input.password.as_ref().or(generated.as_ref()).map(|secret| secret.reveal().to_owned());
@@ -326,12 +332,11 @@ fn password() -> Result<Secret> {
 }
 
 async fn reset_keys(compute: Arc<Compute>, session: Session, input: ResetServerKeys) -> Result<()> {
+    session.find::<Server>(&input.server)?;
     if input.keypairs.is_empty() {
         return Err(invalid("server.reset-keys", "keypairs", "required", "at least one key pair".to_owned()));
     }
     let user = user_name(input.user.as_ref());
-    // A server that is not to be seen is not found, whatever else is wrong.
-    session.find::<Server>(&input.server)?;
     let keypairs = input.keypairs.as_slice().iter().map(|one| session.find::<KeyPair>(one));
     let keys = keypairs.map(|one| Ok(one?.body.public_key.clone())).collect::<Result<Vec<_>>>()?;
     let question = Question::SetKeys { user: user.clone(), keys };
