@@ -21,8 +21,8 @@ const MOST: usize = 256;
 const LONGEST_LOG: u64 = 16 << 20;
 /// A console on which nothing moves for this long is closed; an abandoned connection may not show otherwise.
 const IDLE: Duration = Duration::from_secs(24 * 3600);
-/// How long the control plane may take to send its question.
-const QUESTION_WITHIN: Duration = Duration::from_secs(60);
+/// How long the control plane may take to send a question. One may hold a piece of a file that comes, or goes, slowly.
+const QUESTION_WITHIN: Duration = Duration::from_secs(600);
 /// How long a guest may take to answer, whatever it is asked.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3700);
 

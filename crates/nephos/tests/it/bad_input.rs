@@ -363,6 +363,9 @@ const SCHEMATHESIS: &str = r#"
 [warnings]
 fail-on = ["missing_auth"]
 
+[checks]
+negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 428, 429]
+
 [parameters]
 "path.credential" = "target"
 "path.domain" = "target"
