@@ -91,16 +91,26 @@ impl Guest {
     /// Reads the serial line until it says this.
     #[track_caller]
     pub(crate) fn wait_for(&mut self, text: &str) {
+        self.wait_for_one_of(&[text]);
+    }
+
+    /// Reads the serial line until it says one of these; answers which.
+    #[track_caller]
+    fn wait_for_one_of(&mut self, texts: &[&str]) -> usize {
         let until = Instant::now() + PATIENCE;
         let mut buffer = [0; 4096];
         loop {
-            if let Some(at) = self.said.find(text) {
-                self.said.drain(..at + text.len());
-                return;
+            let found = texts.iter().enumerate().filter_map(|(number, text)| {
+                let at = self.said.find(text)?;
+                Some((at + text.len(), number))
+            });
+            if let Some((end, number)) = found.min() {
+                self.said.drain(..end);
+                return number;
             }
-            assert!(Instant::now() < until, "no {text:?} in time; the guest said:\n{}", self.said);
+            assert!(Instant::now() < until, "none of {texts:?} in time; the guest said:\n{}", self.said);
             match self.serial.read(&mut buffer) {
-                Ok(0) => panic!("the guest ended before {text:?}; it said:\n{}", self.said),
+                Ok(0) => panic!("the guest ended before {texts:?}; it said:\n{}", self.said),
                 Ok(read) => self.said.push_str(&String::from_utf8_lossy(&buffer[..read])),
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
                 Err(error) => panic!("{error}"),
@@ -114,14 +124,27 @@ impl Guest {
 
     #[track_caller]
     pub(crate) fn log_in(&mut self, name: &str) {
-        self.wait_for(&format!("{name} login: "));
-        self.send("root\n");
-        self.wait_for("Password: ");
-        self.send("nephos\n");
-        self.wait_for(&format!("{name}:~# "));
+        self.try_to_log_in(name);
         self.send("uname -a\n");
         self.wait_for(&format!("Linux {name} "));
         self.wait_for(&format!("{name}:~# "));
+    }
+
+    /// Logs in as soon as one is let in: a prompt may be there before the password is what it will be.
+    #[track_caller]
+    fn try_to_log_in(&mut self, name: &str) {
+        let prompt = format!("{name}:~# ");
+        loop {
+            self.wait_for(&format!("{name} login: "));
+            self.send("root\n");
+            if self.wait_for_one_of(&["Password: ", "Login timed out"]) == 1 {
+                continue;
+            }
+            self.send("nephos\n");
+            if self.wait_for_one_of(&[&prompt, "Login incorrect", "Login timed out"]) == 0 {
+                return;
+            }
+        }
     }
 
     /// Presses the power button and waits until the guest has shut itself down.

@@ -113,7 +113,8 @@ fn a_debian_boots_and_becomes_who_the_cloud_says() {
     let show =
         |progress: nephos_image_build::Progress| eprintln!("{}/{} {}", progress.step, progress.steps, progress.what);
     let disk = debian(&Options::default(), &Release::default(), show).unwrap();
-    let user_data = "#cloud-config\nchpasswd:\n  expire: false\n  list: |\n    root:nephos\n";
+    let user_data =
+        "#cloud-config\nchpasswd:\n  expire: false\n  users:\n    - { name: root, password: nephos, type: text }\n";
     let mut guest = Guest::configured(
         &disk,
         ("4G", 768),
