@@ -71,11 +71,7 @@ async fn servers_boot_as_their_images_say() {
     let cached = find(&cloud.data(), &sha256).expect("the image is in the node's cache");
     assert_eq!(std::fs::read(cached).unwrap(), std::fs::read(&cd).unwrap());
     let shell = boot(&demo, &key, "cd").await;
-    assert!(
-        shell.run("cat /proc/cmdline").await.contains("BOOT_IMAGE=vmlinuz initrd=initrd"),
-        "by the CD's boot loader"
-    );
-    assert_eq!(shell.run("tr -d '\\0' < /dev/vda | wc -c").await, "0", "its disk is empty");
+    assert_eq!(shell.run("tr -d '\\0' < /dev/vda | wc -c").await, "0", "there is nothing else to boot from");
     delete_server(&demo, "cd").await;
 
     // By UEFI, whose variables the guest sees.
