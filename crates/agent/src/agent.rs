@@ -16,9 +16,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config, drivers::Drivers, images::Images, inventory, records::Records, reporter::Reporter,
-    servers::Servers, snapshots::Snapshots, streams::Streams, usage::Rings,
+    config::Config, drivers::Drivers, health::Health, images::Images, inventory, records::Records, reporter::Reporter,
+    servers::Servers, snapshots::Snapshots, streams::Streams, upgrade::Upgrades, usage::Rings,
 };
+
+/// Why an agent has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop.
+    Stopped,
+    /// Another program has taken the place of this process's own: it is to be run instead.
+    Replaced,
+}
 
 /// One node.
 pub struct Agent {
@@ -26,6 +35,8 @@ pub struct Agent {
     client: Client,
     servers: Arc<Servers>,
     streams: Arc<Streams>,
+    upgrades: Arc<Upgrades>,
+    health: Health,
     reporter: Arc<Reporter>,
     report_every_ms: AtomicU64,
     /// Zero: nothing is measured.
@@ -36,7 +47,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Runs a node until `shutdown`; its guests go on running.
+    /// Runs a node until `shutdown`, or until another program has taken this one's place; its guests go on running.
     ///
     /// # Errors
     /// When the agent's folder cannot be used, and with code `node_removed` when the control plane does not know the
@@ -46,7 +57,7 @@ impl Agent {
         connector: Arc<dyn Connector>,
         drivers: impl Into<Drivers>,
         shutdown: CancellationToken,
-    ) -> Result<()> {
+    ) -> Result<Ended> {
         let drivers = drivers.into();
         // Whatever this run has started ends with it.
         let shutdown = shutdown.child_token();
@@ -60,22 +71,28 @@ impl Agent {
         let usage = Rings::open(config.data.as_deref(), config.usage_samples)?;
         let servers = Servers::new(config.clone(), drivers, images, snapshots, records, reporter.clone(), usage);
         let streams = Streams::new(servers.clone(), client.clone(), shutdown.clone());
+        let upgrades = Upgrades::new(config.program.clone(), client.clone(), config.retry, reporter.clone());
+        let health = Health::new(config.data.clone());
         let agent = Self {
             config,
             client,
             servers,
             streams,
+            upgrades,
+            health,
             reporter,
             report_every_ms: AtomicU64::new(3000),
             usage_every_ms: AtomicU64::new(0),
             told: Mutex::default(),
             shutdown,
         };
-        tokio::select! {
-            ended = agent.live() => ended,
-            () = agent.shutdown.cancelled() => Ok(()),
+        let ended = tokio::select! {
+            broken = agent.live() => broken.map(|()| Ended::Stopped),
+            () = agent.shutdown.cancelled() => Ok(Ended::Stopped),
+            () = agent.upgrades.replaced.cancelled() => Ok(Ended::Replaced),
         }?;
-        agent.servers.records.flush().await
+        agent.servers.records.flush().await?;
+        Ok(ended)
     }
 
     async fn live(&self) -> Result<()> {
@@ -104,6 +121,7 @@ impl Agent {
                 protocol: PROTOCOL_VERSION,
                 agent_version: self.config.version.clone(),
                 inventory: inventory::read(&self.config, capabilities.clone(), self.servers.drivers.missing())?,
+                program: self.config.program.as_ref().map(|program| program.sha256().to_owned()),
             };
             match self.client.hello(&hello).await {
                 Ok(answer) => {
@@ -156,6 +174,7 @@ impl Agent {
                         continue;
                     }
                     revision = Some(desired.revision);
+                    self.upgrades.apply(desired.program);
                     self.streams.apply(desired.streams);
                     self.servers.apply(desired.servers).await;
                     self.servers.start();
@@ -182,7 +201,9 @@ impl Agent {
                 self.reporter.demand_full();
                 full_due = Instant::now() + self.config.full_report;
             }
-            let sending = self.reporter.next();
+            let mut sending = self.reporter.next();
+            sending.report.health = self.health.look();
+            sending.report.health.extend(self.upgrades.condition());
             match self.client.report(&sending.report).await {
                 Ok(()) => failures = 0,
                 Err(error) => {

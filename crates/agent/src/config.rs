@@ -5,6 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use nephos_node_api::{Inventory, PortRange};
 use nephos_types::Bytes;
 
+use crate::upgrade::Program;
+
 /// Settings of one agent.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -13,6 +15,8 @@ pub struct Config {
     pub data: Option<PathBuf>,
     /// Version reported to the control plane.
     pub version: String,
+    /// This process's program, if the agent may replace it when the control plane asks for that.
+    pub program: Option<Program>,
     /// Inventory to report instead of the machine's own, for simulated nodes.
     pub inventory: Option<Inventory>,
     /// Ports of the node's loopback for forwards.
@@ -47,6 +51,7 @@ impl Default for Config {
         Self {
             data: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            program: None,
             inventory: None,
             forward_ports: PortRange { first: 20_000, last: 29_999 },
             reserved_memory: None,

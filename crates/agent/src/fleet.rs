@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use nephos_driver::ComputeDriver;
-use nephos_node_api::{ControlPlane, Inventory, PortRange, client::Local};
+use nephos_node_api::{ControlPlane, Hardware, Inventory, PortRange, client::Local};
 use nephos_types::{Bytes, NodeId};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,7 @@ pub fn simulated_config(hostname: String, cpus: u32, memory: Bytes, disk: Bytes)
             // Replaced by what the driver says.
             compute: vec![],
             missing: vec![],
+            hardware: Hardware::default(),
         }),
         // Its guests cannot change unseen, so looking at all of them is only a safeguard.
         sweep: Duration::from_secs(600),

@@ -12,7 +12,7 @@ use std::{
 
 use nephos_node_api::{
     Client, Enrolment, EnrolmentAnswer, NODE_REMOVED, Renewal,
-    client::Tls,
+    client::{Proxy, Tls},
     tls::{self, NodeCertificate},
 };
 use nephos_types::{Error, ErrorKind, NodeId, Result};
@@ -21,12 +21,14 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    agent::Agent,
+    agent::{Agent, Ended},
     config::Config,
     drivers::Drivers,
-    records::{private_folder, replace},
+    records::{Records, private_folder, replace},
 };
 
+/// What stands for no proxy where one could stand.
+const NO_PROXY: &str = "none";
 /// How often it is looked whether the certificate has to be renewed; by the wall clock, so that a machine that slept
 /// notices when it wakes.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -35,13 +37,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 #[derive(Clone, PartialEq, Eq)]
 pub struct Join {
     address: String,
-    token: String,
-    fingerprint: tls::Fingerprint,
+    /// A machine that is a node already needs none.
+    token: Option<(String, tls::Fingerprint)>,
 }
 
 impl Join {
-    /// Reads `https://HOST:PORT` (further ones after commas) and `TOKEN.FINGERPRINT`.
-    pub fn parse(url: &str, token: &str) -> Result<Self> {
+    /// Reads `https://HOST:PORT` (further ones after commas) and `TOKEN.FINGERPRINT`. Without a token it says where the
+    /// control plane of a node is by now.
+    pub fn parse(url: &str, token: Option<&str>) -> Result<Self> {
         let address = url
             .strip_prefix("https://")
             .map(|address| address.trim_end_matches('/'))
@@ -56,6 +59,7 @@ impl Join {
                 .detail(why)
                 .next("copy the whole command", Some("nephos node join-token".to_owned()))
         };
+        let Some(token) = token else { return Ok(Self { address: address.to_owned(), token: None }) };
         let (secret, fingerprint) =
             token.split_once('.').ok_or_else(|| bad_token("it has two parts with a dot between"))?;
         let fingerprint = hex::decode(fingerprint)
@@ -65,7 +69,7 @@ impl Join {
         if secret.is_empty() {
             return Err(bad_token("its first part is missing"));
         }
-        Ok(Self { address: address.to_owned(), token: secret.to_owned(), fingerprint })
+        Ok(Self { address: address.to_owned(), token: Some((secret.to_owned(), fingerprint)) })
     }
 }
 
@@ -81,6 +85,9 @@ struct Identity {
     key: String,
     certificate: String,
     authority: String,
+    /// The HTTP proxy that leads there.
+    #[serde(default)]
+    proxy: Option<String>,
 }
 
 /// This machine as a node of a remote control plane.
@@ -91,18 +98,25 @@ pub struct RemoteNode {
 }
 
 impl RemoteNode {
-    /// Takes up the identity in the agent's folder; without one, joins.
-    pub async fn open(data: &Path, join: Option<&Join>) -> Result<Self> {
+    /// Takes up the identity in the agent's folder; without one, joins. `proxy` is one to use from now on, or `none`;
+    /// absent for the one that was used before.
+    pub async fn open(data: &Path, join: Option<&Join>, proxy: Option<&str>) -> Result<Self> {
         private_folder(data)?;
         let file = data.join("identity.json");
-        match (Self::read(&file)?, join) {
-            (Some(identity), None) => Self::new(file, identity),
+        let mut identity = Self::read(&file)?;
+        if let Some(identity) = &mut identity {
+            Self::move_to(&file, identity, join, proxy)?;
+        }
+        let proxy = proxy.filter(|proxy| *proxy != NO_PROXY);
+        match (identity, join) {
+            (Some(identity), None | Some(Join { token: None, .. })) => Self::new(file, identity),
             (Some(identity), Some(join)) => {
+                let proxy = identity.proxy.clone();
                 let known = Self::new(file.clone(), identity)?;
                 match Client::new(known.connector()).desired(None, Duration::ZERO).await {
                     Err(error) if error.code == NODE_REMOVED => {
                         tracing::info!(node = %known.node(), "this machine was removed from its cloud and joins again");
-                        Self::join(file, join).await
+                        Self::join(file, join, proxy.as_deref()).await
                     }
                     _ => {
                         tracing::info!(node = %known.node(), "this machine is a node already; the join token is not used");
@@ -110,7 +124,7 @@ impl RemoteNode {
                     }
                 }
             }
-            (None, Some(join)) => Self::join(file, join).await,
+            (None, Some(join)) => Self::join(file, join, proxy).await,
             (None, None) => Err(Error::invalid("not_joined", "This machine is no node yet")
                 .detail(format!("{} holds no identity", data.display()))
                 .next(
@@ -118,6 +132,27 @@ impl RemoteNode {
                     Some("nephos node join-token".to_owned()),
                 )),
         }
+    }
+
+    /// Notes where the control plane is by now, and how it is reached, if that is told and news.
+    fn move_to(file: &Path, identity: &mut Identity, join: Option<&Join>, proxy: Option<&str>) -> Result<()> {
+        let authority = tls::fingerprint(&tls::certificate_from_pem(&identity.authority)?);
+        // A token of another cloud does not tell where this one is.
+        let told = join.filter(|join| join.token.as_ref().is_none_or(|(_, fingerprint)| *fingerprint == authority));
+        let address = told.map_or_else(|| identity.control_plane.clone(), |join| join.address.clone());
+        let proxy = match proxy {
+            None => identity.proxy.clone(),
+            Some(NO_PROXY) => None,
+            Some(proxy) => Some(proxy.to_owned()),
+        };
+        if (&address, &proxy) == (&identity.control_plane, &identity.proxy) {
+            return Ok(());
+        }
+        (identity.control_plane, identity.proxy) = (address, proxy);
+        // What cannot be used is not kept.
+        identity.proxy.as_deref().map(Proxy::parse).transpose()?;
+        tracing::info!(control_plane = identity.control_plane, "the control plane is reached another way from now on");
+        keep(file, identity)
     }
 
     fn read(file: &Path) -> Result<Option<Identity>> {
@@ -134,24 +169,31 @@ impl RemoteNode {
 
     fn new(file: PathBuf, identity: Identity) -> Result<Self> {
         let config = tls::node_config(&identity.authority, &identity.certificate, &identity.key)?;
-        let tls = Arc::new(Tls::new(identity.control_plane.clone(), config));
+        let proxy = identity.proxy.as_deref().map(Proxy::parse).transpose()?;
+        let tls = Arc::new(Tls::new(identity.control_plane.clone(), config).through(proxy));
         Ok(Self { file, identity: Mutex::new(identity), tls })
     }
 
-    async fn join(file: PathBuf, join: &Join) -> Result<Self> {
+    async fn join(file: PathBuf, join: &Join, proxy: Option<&str>) -> Result<Self> {
+        let (token, fingerprint) = join.token.clone().ok_or_else(|| {
+            Error::invalid("join_token_missing", "A machine that is no node yet needs a token to join")
+                .next("make one at the control plane", Some("nephos node join-token".to_owned()))
+        })?;
+        let through = proxy.map(Proxy::parse).transpose()?;
         let (key, signing_request) = signing_request()?;
         // The handshake checks the authority before anything is sent.
-        let connector = Arc::new(Tls::new(join.address.clone(), tls::joining_config(join.fingerprint)?));
-        let enrolment = Enrolment { token: join.token.clone(), name: hostname(), signing_request };
+        let config = tls::joining_config(fingerprint)?;
+        let connector = Arc::new(Tls::new(join.address.clone(), config).through(through));
+        let enrolment = Enrolment { token, name: hostname(), signing_request };
         let answer = Client::new(connector).enrol(&enrolment).await?;
-        if tls::fingerprint(&tls::certificate_from_pem(&answer.authority)?) != join.fingerprint {
+        if tls::fingerprint(&tls::certificate_from_pem(&answer.authority)?) != fingerprint {
             return Err(Error::new(
                 ErrorKind::Forbidden,
                 "wrong_authority",
                 "The control plane named another authority than the join token",
             ));
         }
-        let identity = identity_of(join.address.clone(), key, answer)?;
+        let identity = identity_of((join.address.clone(), proxy.map(ToOwned::to_owned)), key, answer)?;
         keep(&file, &identity)?;
         tracing::info!(node = %identity.node, "joined");
         Self::new(file, identity)
@@ -173,12 +215,19 @@ impl RemoteNode {
     ///
     /// # Errors
     /// As [`Agent::run`].
-    pub async fn run(&self, config: Config, drivers: impl Into<Drivers>, shutdown: CancellationToken) -> Result<()> {
+    pub async fn run(&self, config: Config, drivers: impl Into<Drivers>, shutdown: CancellationToken) -> Result<Ended> {
         let agent = Agent::run(config, self.connector(), drivers, shutdown.clone());
         tokio::select! {
             ended = agent => ended,
             error = self.stay_fresh() => Err(error),
         }
+    }
+
+    /// Whether this machine could run as the node that it is: its certificate and what it remembers can be read, and the
+    /// control plane takes its calls.
+    pub async fn check(&self, data: &Path) -> Result<()> {
+        Records::open(Some(data))?.load()?;
+        Client::new(self.connector()).desired(None, Duration::ZERO).await.map(drop)
     }
 
     /// Renews whenever a third of the certificate's time is left. Ends only when the node has been removed.
@@ -204,7 +253,7 @@ impl RemoteNode {
         }
         let (key, signing_request) = signing_request()?;
         let answer = Client::new(self.tls.clone()).renew(&Renewal { signing_request }).await?;
-        let fresh = identity_of(identity.control_plane, key, answer)?;
+        let fresh = identity_of((identity.control_plane, identity.proxy), key, answer)?;
         keep(&self.file, &fresh)?;
         self.tls.replace(tls::node_config(&fresh.authority, &fresh.certificate, &fresh.key)?);
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
@@ -213,14 +262,18 @@ impl RemoteNode {
     }
 }
 
-fn identity_of(control_plane: String, key: String, answer: EnrolmentAnswer) -> Result<Identity> {
+fn identity_of(
+    (control_plane, proxy): (String, Option<String>),
+    key: String,
+    answer: EnrolmentAnswer,
+) -> Result<Identity> {
     let EnrolmentAnswer { node, certificate, authority } = answer;
     // What cannot be used is not kept.
     if NodeCertificate::parse_pem(&certificate)?.node != node {
         return Err(Error::bug("the control plane sent a certificate for another node"));
     }
     tls::node_config(&authority, &certificate, &key)?;
-    Ok(Identity { control_plane, node, key, certificate, authority })
+    Ok(Identity { control_plane, node, key, certificate, authority, proxy })
 }
 
 fn keep(file: &Path, identity: &Identity) -> Result<()> {
@@ -251,10 +304,12 @@ mod tests {
     #[test]
     fn join_commands_are_read_and_mistakes_named() {
         let fingerprint = "ab".repeat(32);
-        let join = Join::parse("https://10.0.0.1:6785", &format!("secret.{fingerprint}")).unwrap();
-        assert_eq!((join.address.as_str(), join.token.as_str()), ("10.0.0.1:6785", "secret"));
-        assert!(Join::parse("https://10.0.0.1:6785,10.0.0.2:6785", &format!("secret.{fingerprint}")).is_ok());
-        assert!(Join::parse("https://[fd00::1]:6785/", &format!("secret.{fingerprint}")).is_ok());
+        let token = format!("secret.{fingerprint}");
+        let join = Join::parse("https://10.0.0.1:6785", Some(&token)).unwrap();
+        assert_eq!((join.address.as_str(), join.token.unwrap().0.as_str()), ("10.0.0.1:6785", "secret"));
+        assert!(Join::parse("https://10.0.0.1:6785", None).unwrap().token.is_none());
+        assert!(Join::parse("https://10.0.0.1:6785,10.0.0.2:6785", Some(&token)).is_ok());
+        assert!(Join::parse("https://[fd00::1]:6785/", Some(&token)).is_ok());
         for url in [
             "",
             "10.0.0.1:6785",
@@ -265,10 +320,10 @@ mod tests {
             "https://a:1/x",
             "https://a:1,",
         ] {
-            assert_eq!(Join::parse(url, "a.b").err().unwrap().code, "invalid_join_address", "{url}");
+            assert_eq!(Join::parse(url, Some("a.b")).err().unwrap().code, "invalid_join_address", "{url}");
         }
         for token in ["", "secret", &format!(".{fingerprint}"), "secret.zz", "secret.abcd"] {
-            assert_eq!(Join::parse("https://a:1", token).err().unwrap().code, "invalid_join_token", "{token}");
+            assert_eq!(Join::parse("https://a:1", Some(token)).err().unwrap().code, "invalid_join_token", "{token}");
         }
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use futures_util::StreamExt;
 use nephos_node_api::{Client, ImageSource};
 use nephos_types::{Bytes, Error, ErrorKind, Result};
-use sha2::{Digest, Sha256};
+use ring::digest;
 use tokio::io::AsyncWriteExt;
 
 use crate::records::private_folder;
@@ -101,7 +101,7 @@ impl Images {
             return Err(corrupt(format!("{} bytes were announced, {} expected", content.length, source.size.0)));
         }
         let mut file = tokio::fs::File::create(part).await.map_err(disk)?;
-        let mut hash = Sha256::new();
+        let mut hash = digest::Context::new(&digest::SHA256);
         let mut received: u64 = 0;
         while let Some(chunk) = content.body.next().await {
             let chunk = chunk.map_err(|error| {
@@ -119,7 +119,7 @@ impl Images {
         if received != source.size.0 {
             return Err(corrupt(format!("{received} bytes came, {} expected", source.size.0)));
         }
-        let found = hex::encode(hash.finalize());
+        let found = hex::encode(hash.finish());
         if found != checksum {
             return Err(corrupt(format!("SHA-256 is {found}, expected {checksum}")));
         }

@@ -81,6 +81,12 @@ impl Reporter {
         state.unheard.remove(&id);
     }
 
+    /// Something that is not about a server is worth saying now.
+    pub(crate) fn demand(&self) {
+        self.state().due = Some(Instant::now());
+        self.changed.notify_one();
+    }
+
     /// The next report lists all servers.
     pub(crate) fn demand_full(&self) {
         let mut state = self.state();
@@ -120,7 +126,7 @@ impl Reporter {
         // The wall clock may stand still or jump back; the order of reports must not.
         let at = Timestamp::now().max(Timestamp::from_micros(state.last_at.as_micros().saturating_add(1)));
         state.last_at = at;
-        Sending { report: Report { at, full, servers } }
+        Sending { report: Report { at, full, servers, health: vec![] } }
     }
 
     /// The report may not have arrived: say again what it said, as it is by then.

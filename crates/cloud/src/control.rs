@@ -150,6 +150,7 @@ impl Control {
             node::Settings { address: Some(options.node_address), peers: peers.clone(), ..node::Settings::default() };
         let nodes = Nodes::new(store.clone(), certificates, settings);
         nodes.register(&mut handlers);
+        nodes.register_work(&mut handlers, &engine)?;
         let compute = Compute::register(&mut handlers, &store, &engine, &nodes, &images, options.compute)?;
         compute::server::consoles::register(&mut handlers, &compute, &authority);
         let workload: Arc<dyn Workload> = compute.clone();

@@ -1,9 +1,14 @@
 //! `nephos agent`: this machine as a node of a control plane elsewhere.
 
-use std::{path::Path, time::Duration};
+use std::{
+    ffi::OsString,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use clap::{Arg, Command};
-use nephos_agent::{Join, RemoteNode};
+use clap::{Arg, ArgAction, Command};
+use nephos_agent::{Ended, Join, Program, RemoteNode};
 use nephos_cli::{Invocation, LocalCommand};
 use nephos_types::{Error, Result};
 use tokio_util::sync::CancellationToken;
@@ -20,8 +25,7 @@ pub(crate) fn command() -> LocalCommand {
                     Arg::new("join")
                         .long("join")
                         .value_name("URL")
-                        .requires("token")
-                        .help("Where the control plane is, further addresses after commas; needed once"),
+                        .help("Where the control plane is, further addresses after commas; needed once, and when it has moved"),
                 )
                 .arg(
                     Arg::new("token")
@@ -32,8 +36,23 @@ pub(crate) fn command() -> LocalCommand {
                         .requires("join")
                         .help("What `nephos node join-token` printed; needed once"),
                 )
+                .arg(
+                    Arg::new("proxy")
+                        .long("proxy")
+                        .env("NEPHOS_PROXY")
+                        .hide_env_values(true)
+                        .value_name("URL")
+                        .help("HTTP proxy on the way there, http://[USER:PASSWORD@]HOST:PORT; needed once; `none` for none any more"),
+                )
+                .arg(
+                    Arg::new("check")
+                        .long("check")
+                        .action(ArgAction::SetTrue)
+                        .help("Only look whether this machine could run as the node that it is, and say so"),
+                )
                 .after_help(
                     "On the control plane, `nephos node join-token` prints the whole command.\n\
+                     The agent only dials out: it works behind NAT, and from an address that changes.\n\
                      SIGTERM or Ctrl-C stops the agent; its servers keep running.",
                 ),
         ),
@@ -42,23 +61,43 @@ pub(crate) fn command() -> LocalCommand {
             logging::start(&levels, format)?;
             let data = config::data_folder(invocation.matches)?.join("node");
             let argument = |name| invocation.matches.get_one::<String>(name);
-            let join = match (argument("join"), argument("token")) {
-                (Some(url), Some(token)) => Some(Join::parse(url, token)?),
-                _ => None,
-            };
+            let join = argument("join").map(|url| Join::parse(url, argument("token").map(String::as_str))).transpose()?;
+            let way = (join, argument("proxy").cloned());
+            let check = invocation.matches.get_flag("check");
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 .build()
                 .map_err(|error| Error::internal("the program could not be set up", error))?;
-            let outcome = runtime.block_on(run(&data, join));
+            let outcome = runtime.block_on(run(&data, way, check));
             runtime.shutdown_timeout(Duration::from_millis(200));
-            outcome.map(|()| 0)
+            match outcome? {
+                Some(program) => Err(become_another(&program)),
+                None => Ok(0),
+            }
         },
     }
 }
 
-async fn run(data: &Path, join: Option<Join>) -> Result<()> {
-    let node = RemoteNode::open(data, join.as_ref()).await?;
+/// Goes on as the program that has taken this one's place, with the same arguments and the same process id.
+fn become_another(program: &Path) -> Error {
+    // What is said here is what was asked for at first; what has been done since is remembered on disk.
+    let error = std::process::Command::new(program).args(std::env::args_os().skip(1)).exec();
+    Error::internal("The new program could not be run", error)
+        .detail(program.display().to_string())
+        .next("start the agent again", Some("nephos agent".to_owned()))
+}
+
+/// Runs the agent until it is told to stop, or until there is another program to go on as.
+async fn run(data: &Path, (join, proxy): (Option<Join>, Option<String>), check: bool) -> Result<Option<PathBuf>> {
+    if check {
+        // Nothing is joined, moved or kept.
+        let node = RemoteNode::open(data, None, None).await?;
+        node.check(data).await?;
+        println!("✔ this machine is node {}; the control plane takes its calls", node.node());
+        return Ok(None);
+    }
+    let program = Program::of_this_process(check_arguments()).await?;
+    let node = RemoteNode::open(data, join.as_ref(), proxy.as_deref()).await?;
     let drivers = drivers::open(data).await?;
     let shutdown = CancellationToken::new();
     let stopping = shutdown.clone();
@@ -69,6 +108,18 @@ async fn run(data: &Path, join: Option<Join>) -> Result<()> {
         stopping.cancel();
     });
     println!("✔ this machine is node {}; Ctrl-C stops the agent, its servers keep running", node.node());
-    let settings = nephos_agent::Config { data: Some(data.to_owned()), ..nephos_agent::Config::default() };
-    node.run(settings, drivers, shutdown).await
+    let settings = nephos_agent::Config {
+        data: Some(data.to_owned()),
+        program: Some(program.clone()),
+        ..nephos_agent::Config::default()
+    };
+    match node.run(settings, drivers, shutdown).await? {
+        Ended::Stopped => Ok(None),
+        Ended::Replaced => Ok(Some(program.path().to_owned())),
+    }
+}
+
+/// With what another program shows that it works here: as this one was called, but only to look.
+fn check_arguments() -> Vec<OsString> {
+    std::env::args_os().skip(1).chain([OsString::from("--check")]).collect()
 }

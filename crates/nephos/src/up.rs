@@ -17,7 +17,7 @@ use std::{
 };
 
 use clap::Command;
-use nephos_agent::{Agent, Fleet};
+use nephos_agent::{Agent, Ended, Fleet};
 use nephos_api_native::Native;
 use nephos_auth::ServerCertificate;
 use nephos_cli::{Invocation, LocalCommand};
@@ -272,7 +272,7 @@ struct Agents {
 }
 
 enum Running {
-    Machine(tokio::task::JoinHandle<Result<()>>),
+    Machine(tokio::task::JoinHandle<Result<Ended>>),
     Simulated(Fleet),
 }
 

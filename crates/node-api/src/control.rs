@@ -42,15 +42,18 @@ pub trait ControlPlane: Send + Sync + 'static {
     /// changes, and after `wait` at the latest.
     fn desired(&self, node: NodeId, after: Option<u64>, wait: Duration) -> Boxed<'_, Desired>;
 
-    /// What the node is. Refused with code [`HELLO_FIRST`] if the control plane has not heard the node's hello since
+    /// What the node is. `address` is where it calls from. Refused with code [`HELLO_FIRST`] if the control plane has not heard the node's hello since
     /// it started itself.
-    fn report(&self, node: NodeId, report: Report) -> Boxed<'_, ()>;
+    fn report(&self, node: NodeId, address: String, report: Report) -> Boxed<'_, ()>;
 
     /// A new certificate for a node that proved to hold its present one, even if that has expired.
     fn renew(&self, node: NodeId, renewal: Renewal) -> Boxed<'_, EnrolmentAnswer>;
 
     /// The bytes of an image.
     fn image(&self, node: NodeId, image: ImageId) -> Boxed<'_, Content>;
+
+    /// The bytes of the program with this SHA-256 that the node's agent should be.
+    fn program(&self, node: NodeId, sha256: String) -> Boxed<'_, Content>;
 
     /// The bytes of a copy of a server's root disk that the node was asked for. Can be repeated: whatever came of an
     /// earlier call, once this returns the image has its content.

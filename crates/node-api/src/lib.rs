@@ -9,15 +9,17 @@
 pub mod client;
 mod control;
 pub mod frame;
+mod hardware;
 mod message;
 pub mod server;
 pub mod tls;
 
 pub use client::{Client, Connector};
 pub use control::{Boxed, ByteStream, Content, ControlPlane, Duplex, HELLO_FIRST, NODE_REMOVED};
+pub use hardware::{DiskDevice, Hardware, NetworkDevice, NumaNode, PciDevice};
 pub use message::{
-    BootSource, Desired, DesiredServer, Enrolment, EnrolmentAnswer, FETCHING_IMAGE, FetchReport, Hello, HelloAnswer,
-    ImageSource, Inventory, PROTOCOL_VERSION, PortRange, Renewal, Report, Resolution, ServerReport, ServerState,
-    SnapshotHeader, SnapshotReport, SnapshotState, SnapshotTask, StreamPurpose, StreamRequest, UsageQuery, UsageSample,
-    WantedPower,
+    AgentProgram, BootSource, Condition, Desired, DesiredServer, Enrolment, EnrolmentAnswer, FETCHING_IMAGE,
+    FetchReport, Hello, HelloAnswer, ImageSource, Inventory, PROTOCOL_VERSION, PortRange, Renewal, Report, Resolution,
+    ServerReport, ServerState, SnapshotHeader, SnapshotReport, SnapshotState, SnapshotTask, StreamPurpose,
+    StreamRequest, UPGRADE_FAILED, UsageQuery, UsageSample, WantedPower,
 };

@@ -5,6 +5,8 @@ use nephos_driver::{Capabilities, ConfigFile, DiskFormat, Firmware, Interface, M
 use nephos_types::{Bytes, Error, ImageId, NodeId, ServerId, StreamId, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::hardware::Hardware;
+
 /// The version spoken; the control plane also accepts the one before.
 pub const PROTOCOL_VERSION: u32 = 1;
 
@@ -71,6 +73,9 @@ pub struct Inventory {
     /// Drivers that it would have besides.
     #[serde(default)]
     pub missing: Vec<MissingDriver>,
+    /// What it is made of.
+    #[serde(default)]
+    pub hardware: Hardware,
 }
 
 /// A node used to have one driver.
@@ -96,6 +101,18 @@ pub struct Hello {
     pub agent_version: String,
     /// What the machine has.
     pub inventory: Inventory,
+    /// SHA-256 of the program that the agent is, in hexadecimal, if it can take up another one.
+    #[serde(default)]
+    pub program: Option<String>,
+}
+
+/// A program that an agent should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentProgram {
+    /// SHA-256 of its file, in hexadecimal.
+    pub sha256: String,
+    /// Size of its file.
+    pub size: Bytes,
 }
 
 /// What the agent needs to know to go on.
@@ -248,6 +265,9 @@ pub struct Desired {
     pub servers: Vec<DesiredServer>,
     /// Streams that somebody waits for.
     pub streams: Vec<StreamRequest>,
+    /// The program that the agent should be; `None`: the one that it is.
+    #[serde(default)]
+    pub program: Option<AgentProgram>,
 }
 
 /// What a stream is for.
@@ -447,4 +467,19 @@ pub struct Report {
     pub full: bool,
     /// The servers.
     pub servers: Vec<ServerReport>,
+    /// What somebody should look at; all of it, in every report.
+    #[serde(default)]
+    pub health: Vec<Condition>,
+}
+
+/// Code of the condition that the program that was asked for could not be taken up.
+pub const UPGRADE_FAILED: &str = "upgrade_failed";
+
+/// Something about a node that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// A word for it.
+    pub code: String,
+    /// What is so and what to do, without figures that change.
+    pub message: String,
 }

@@ -248,7 +248,7 @@ impl Handler {
             (Method::POST, "report", None, _) => {
                 let node = self.peer.node()?;
                 let report = read(request, REPORT_BODY).await?;
-                self.control.report(node, report).await?;
+                self.control.report(node, self.peer.address(), report).await?;
                 Ok(empty(StatusCode::NO_CONTENT))
             }
             (Method::GET, "desired", None, _) => {
@@ -262,11 +262,11 @@ impl Handler {
             }
             (Method::GET, "images", Some(image), None) => {
                 let node = self.peer.node()?;
-                let content = self.control.image(node, image.parse()?).await?;
-                let body = StreamBody::new(content.body.map_ok(Frame::data));
-                let mut response = Response::new(BodyExt::boxed_unsync(body));
-                response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(content.length));
-                Ok(response)
+                Ok(stream(self.control.image(node, image.parse()?).await?))
+            }
+            (Method::GET, "programs", Some(sha256), None) => {
+                let node = self.peer.node()?;
+                Ok(stream(self.control.program(node, sha256.to_owned()).await?))
             }
             (Method::PUT, "snapshots", Some(image), None) => {
                 let node = self.peer.node()?;
@@ -365,6 +365,13 @@ async fn read<T: DeserializeOwned>(request: Request<Incoming>, limit: usize) -> 
     })?;
     serde_json::from_slice(&body.to_bytes())
         .map_err(|error| Error::invalid("invalid_message", "The message cannot be read").detail(error.to_string()))
+}
+
+fn stream(content: Content) -> Response<Body> {
+    let body = StreamBody::new(content.body.map_ok(Frame::data));
+    let mut response = Response::new(BodyExt::boxed_unsync(body));
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(content.length));
+    response
 }
 
 fn json<T: Serialize>(status: StatusCode, value: &T) -> Result<Response<Body>> {

@@ -292,7 +292,7 @@ table! {
         StartUpload, UploadPart, ShowUpload, FinishUpload, CancelUpload, ImportImage, PrefetchImage, DeactivateImage, ReactivateImage,
         ListImageMembers, ShareImage, UnshareImage, AcceptImage, RejectImage,
     ];
-    node: [ListNodes, ShowNode, UpdateNode, DeleteNode, CreateJoinToken];
+    node: [ListNodes, ShowNode, UpdateNode, DeleteNode, CreateJoinToken, UpgradeNode];
     placement: [
         CreateServerGroup, ListServerGroups, ShowServerGroup, DeleteServerGroup,
         CreateAggregate, ListAggregates, ShowAggregate, UpdateAggregate, DeleteAggregate, AddAggregateNode, RemoveAggregateNode,

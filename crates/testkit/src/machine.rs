@@ -134,6 +134,13 @@ impl Machine {
         self.agent = Some(command.spawn().expect("ip starts"));
     }
 
+    /// The agent's process id, if it was started.
+    #[must_use]
+    pub fn agent_pid(&self) -> Option<u32> {
+        // `ip netns exec` has become the agent: the process is the same.
+        self.agent.as_ref().map(Child::id)
+    }
+
     /// Kills the agent as a power failure would, and leaves its guests alone.
     pub fn kill_agent(&mut self) {
         // `ip netns exec` has become the agent: the process is the same.

@@ -9,9 +9,9 @@ use std::{
 use futures_util::StreamExt;
 use nephos_driver::{Firmware, Observation, Power};
 use nephos_node_api::{
-    BootSource, Boxed, Content, ControlPlane, Desired, DesiredServer, Duplex, Enrolment, EnrolmentAnswer, HELLO_FIRST,
-    Hello, HelloAnswer, Renewal, Report, ServerReport, ServerState, SnapshotHeader, StreamPurpose, StreamRequest,
-    WantedPower,
+    AgentProgram, BootSource, Boxed, Condition, Content, ControlPlane, Desired, DesiredServer, Duplex, Enrolment,
+    EnrolmentAnswer, HELLO_FIRST, Hello, HelloAnswer, Renewal, Report, ServerReport, ServerState, SnapshotHeader,
+    StreamPurpose, StreamRequest, WantedPower,
 };
 use nephos_types::{Bytes, Error, ErrorKind, ImageId, NodeId, Result, ServerId, StreamId};
 use tokio::sync::{mpsc, watch};
@@ -34,6 +34,11 @@ pub(crate) struct State {
     pub(crate) copies: BTreeMap<ImageId, (u32, SnapshotHeader, Vec<u8>)>,
     /// Copies to break off in the middle.
     pub(crate) break_copies: u32,
+    /// What the agent should be, and what it can fetch.
+    pub(crate) program: Option<AgentProgram>,
+    pub(crate) programs: BTreeMap<String, Vec<u8>>,
+    pub(crate) fetched_programs: u32,
+    pub(crate) health: Vec<Condition>,
 }
 
 pub(crate) struct Fake {
@@ -166,11 +171,12 @@ impl ControlPlane for Fake {
             let _ = tokio::time::timeout(wait, revision.wait_for(|revision| Some(*revision) != after)).await;
             let revision = *revision.borrow();
             let state = self.state.lock().unwrap();
-            Ok(Desired { revision, servers: state.servers.values().cloned().collect(), streams: state.streams.clone() })
+            let servers = state.servers.values().cloned().collect();
+            Ok(Desired { revision, servers, streams: state.streams.clone(), program: state.program.clone() })
         })
     }
 
-    fn report(&self, _: NodeId, report: Report) -> Boxed<'_, ()> {
+    fn report(&self, _: NodeId, _: String, report: Report) -> Boxed<'_, ()> {
         Box::pin(async move {
             self.guard()?;
             let mut state = self.state.lock().unwrap();
@@ -188,6 +194,7 @@ impl ControlPlane for Fake {
             for server in report.servers {
                 state.reports.insert(server.id, server);
             }
+            state.health = report.health;
             self.changed.send_modify(|count| *count += 1);
             if state.lose_after > 0 {
                 state.lose_after -= 1;
@@ -209,6 +216,17 @@ impl ControlPlane for Fake {
             let length = bytes.len() as u64;
             let chunks: Vec<_> = bytes.chunks(1000).map(|chunk| Ok(chunk.to_vec().into())).collect();
             Ok(Content { length, body: Box::pin(futures_util::stream::iter(chunks)) })
+        })
+    }
+
+    fn program(&self, _: NodeId, sha256: String) -> Boxed<'_, Content> {
+        Box::pin(async move {
+            let mut state = self.state.lock().unwrap();
+            state.fetched_programs += 1;
+            self.changed.send_modify(|count| *count += 1);
+            let bytes = state.programs.get(&sha256).cloned().ok_or_else(|| Error::not_found("program", sha256))?;
+            let length = bytes.len() as u64;
+            Ok(Content { length, body: Box::pin(futures_util::stream::iter([Ok(bytes.into())])) })
         })
     }
 

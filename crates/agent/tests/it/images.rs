@@ -4,7 +4,7 @@ use nephos_agent::Config;
 use nephos_driver::{DiskFormat, Power, simulated::SimulatedHost};
 use nephos_node_api::{DesiredServer, ImageSource, WantedPower};
 use nephos_types::{Bytes, ImageId};
-use sha2::{Digest, Sha256};
+use ring::digest;
 
 use crate::{
     Running,
@@ -19,7 +19,7 @@ pub(crate) fn image(control: &Fake, bytes: &[u8]) -> ImageSource {
         id,
         format: DiskFormat::Raw,
         size: Bytes(bytes.len() as u64),
-        sha256: hex::encode(Sha256::digest(bytes)),
+        sha256: hex::encode(digest::digest(&digest::SHA256, bytes)),
     }
 }
 

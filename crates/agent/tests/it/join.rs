@@ -3,7 +3,10 @@
 use std::{
     net::SocketAddr,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -17,7 +20,10 @@ use nephos_node_api::{
 };
 use nephos_store::{Author, Kinds, Sqlite, Store};
 use nephos_types::{Bytes, Error, ErrorKind, ImageId, Name, NodeId, Result};
-use tokio::{io::AsyncReadExt, net::TcpListener};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{fake, quick};
@@ -86,12 +92,17 @@ impl Cloud {
     }
 
     fn join(&self, token: &str) -> Join {
-        Join::parse(&format!("https://{}", self.address), token).unwrap()
+        Join::parse(&format!("https://{}", self.address), Some(token)).unwrap()
     }
 
     async fn stop(self) {
         self.shutdown.cancel();
         self.store.close().await.unwrap();
+    }
+
+    /// Where a node calls from.
+    pub(crate) fn address_of(&self, node: NodeId) -> Option<String> {
+        self.store.get::<node::Node>(node)?.body.address.clone()
     }
 
     /// Waits until a node's state is this.
@@ -121,10 +132,10 @@ async fn a_machine_joins_runs_servers_and_is_missed_when_it_dies() {
     };
     let cloud = Cloud::start(data.path(), "127.0.0.1:0", settings).await;
     let join = cloud.join(&cloud.token(HOUR).await);
-    let remote = RemoteNode::open(machine.path(), Some(&join)).await.unwrap();
+    let remote = RemoteNode::open(machine.path(), Some(&join), None).await.unwrap();
     let node = remote.node();
     // The identity is kept: no token is needed again, and nobody else can read it.
-    assert_eq!(RemoteNode::open(machine.path(), None).await.unwrap().node(), node);
+    assert_eq!(RemoteNode::open(machine.path(), None, None).await.unwrap().node(), node);
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::metadata(machine.path().join("identity.json")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -150,7 +161,7 @@ async fn a_machine_joins_runs_servers_and_is_missed_when_it_dies() {
     assert_eq!(refused.code, "node_down");
 
     // It comes back without anybody's help.
-    let remote = RemoteNode::open(machine.path(), None).await.unwrap();
+    let remote = RemoteNode::open(machine.path(), None, None).await.unwrap();
     let driver = Arc::new(host.driver());
     let agent = tokio::spawn(async move { remote.run(quick(), driver, CancellationToken::new()).await });
     cloud.until_up(node, true).await;
@@ -164,7 +175,7 @@ async fn tokens_are_good_once_in_time_and_at_the_right_cloud_only() {
     let cloud = Cloud::start(data.path(), "127.0.0.1:0", Settings::default()).await;
     let refusal = async |token: &str| {
         let machine = tempfile::tempdir().unwrap();
-        let error = RemoteNode::open(machine.path(), Some(&cloud.join(token))).await.err().unwrap();
+        let error = RemoteNode::open(machine.path(), Some(&cloud.join(token)), None).await.err().unwrap();
         assert!(!machine.path().join("identity.json").exists());
         error
     };
@@ -178,14 +189,15 @@ async fn tokens_are_good_once_in_time_and_at_the_right_cloud_only() {
     assert_eq!(refusal(&cloud.token(Duration::ZERO).await).await.code, "join_token_refused");
 
     let machine = tempfile::tempdir().unwrap();
-    RemoteNode::open(machine.path(), Some(&cloud.join(&good))).await.unwrap();
+    RemoteNode::open(machine.path(), Some(&cloud.join(&good)), None).await.unwrap();
     assert_eq!(refusal(&good).await.code, "join_token_refused");
 
     // Used by many at once, it is good for one; machines of one name get different ones.
     let token = cloud.token(HOUR).await;
     let machines: Vec<_> = (0..8).map(|_| tempfile::tempdir().unwrap()).collect();
     let join = cloud.join(&token);
-    let joined = futures_util::future::join_all(machines.iter().map(|m| RemoteNode::open(m.path(), Some(&join)))).await;
+    let joined =
+        futures_util::future::join_all(machines.iter().map(|m| RemoteNode::open(m.path(), Some(&join), None))).await;
     assert_eq!(joined.iter().filter(|joined| joined.is_ok()).count(), 1);
     let names: Vec<_> = cloud.nodes.summaries().into_iter().map(|summary| summary.name).collect();
     assert_eq!(names.len(), 2);
@@ -198,7 +210,7 @@ async fn certificates_are_renewed_even_long_after_they_expired() {
     let (data, machine) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let expired = Settings { certificate_valid: Duration::ZERO, ..Settings::default() };
     let cloud = Cloud::start(data.path(), "127.0.0.1:0", expired).await;
-    let remote = RemoteNode::open(machine.path(), Some(&cloud.join(&cloud.token(HOUR).await))).await.unwrap();
+    let remote = RemoteNode::open(machine.path(), Some(&cloud.join(&cloud.token(HOUR).await)), None).await.unwrap();
     until(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_millis() > 50).await;
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let refused = Client::new(remote.connector()).desired(None, Duration::ZERO).await.unwrap_err();
@@ -208,7 +220,7 @@ async fn certificates_are_renewed_even_long_after_they_expired() {
 
     // The control plane comes back with the same data, and certificates that last.
     let cloud = Cloud::start(data.path(), &listen, Settings::default()).await;
-    let remote = RemoteNode::open(machine.path(), None).await.unwrap();
+    let remote = RemoteNode::open(machine.path(), None, None).await.unwrap();
     assert!(remote.renew_if_due(SystemTime::now()).await.unwrap());
     Client::new(remote.connector()).desired(None, Duration::ZERO).await.unwrap();
     // Not again until a third of the time is left.
@@ -257,5 +269,75 @@ async fn a_fleet_of_simulated_nodes_is_cheap_and_a_change_wakes_one() {
     until(|| hosts[3].spec(web.id).is_some()).await;
     assert!(hosts.iter().enumerate().all(|(index, host)| (index == 3) == host.spec(web.id).is_some()));
     fleet.stop().await;
+    cloud.stop().await;
+}
+
+/// An HTTP proxy that knows one name, and how many went through it.
+async fn proxy(target: SocketAddr) -> (SocketAddr, Arc<AtomicU32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let through = Arc::new(AtomicU32::new(0));
+    let count = through.clone();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let count = count.clone();
+            tokio::spawn(async move {
+                let mut head = vec![];
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(client.read_u8().await.unwrap());
+                }
+                let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+                // `me:secret`
+                let known = head.starts_with("connect cloud.invalid:6785 ")
+                    && head.contains("proxy-authorization: basic bwu6c2vjcmv0\r\n");
+                if !known {
+                    return client.write_all(b"HTTP/1.1 407 Who are you\r\n\r\n").await.unwrap();
+                }
+                count.fetch_add(1, Ordering::SeqCst);
+                client.write_all(b"HTTP/1.1 200 Go on\r\n\r\n").await.unwrap();
+                let mut server = tokio::net::TcpStream::connect(target).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    (address, through)
+}
+
+#[tokio::test]
+async fn a_machine_joins_and_lives_through_a_proxy_and_follows_a_control_plane_that_moves() {
+    let (data, machine) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let cloud = Cloud::start(data.path(), "127.0.0.1:0", Settings::default()).await;
+    let (proxy, through) = proxy(cloud.address).await;
+    // Only the proxy knows this name, so nothing else can lead there.
+    let token = cloud.token(HOUR).await;
+    let join = Join::parse("https://cloud.invalid:6785", Some(&token)).unwrap();
+    let refused = RemoteNode::open(machine.path(), Some(&join), Some(&format!("http://{proxy}"))).await.err().unwrap();
+    assert_eq!(refused.code, "control_plane_unreachable");
+    let url = format!("http://me:secret@{proxy}");
+    let node = RemoteNode::open(machine.path(), Some(&join), Some(&url)).await.unwrap().node();
+    // It is remembered.
+    let remote = RemoteNode::open(machine.path(), None, None).await.unwrap();
+    Client::new(remote.connector()).desired(None, Duration::ZERO).await.unwrap();
+    let went = through.load(Ordering::SeqCst);
+    assert!(went >= 2, "{went}");
+    let refused = RemoteNode::open(machine.path(), None, Some("ftp://x")).await.err().unwrap();
+    assert_eq!(refused.code, "invalid_proxy");
+
+    // The control plane is at another address, without a proxy on the way: the machine is told, and stays who it is.
+    cloud.stop().await;
+    let cloud = Cloud::start(data.path(), "127.0.0.1:0", Settings::default()).await;
+    let moved = Join::parse(&format!("https://{}", cloud.address), None).unwrap();
+    let remote = RemoteNode::open(machine.path(), Some(&moved), Some("none")).await.unwrap();
+    assert_eq!(remote.node(), node);
+    let remote = RemoteNode::open(machine.path(), None, None).await.unwrap();
+    remote.check(machine.path()).await.unwrap();
+    assert_eq!(through.load(Ordering::SeqCst), went);
+
+    // A machine that is no node needs a token, and a token of another cloud moves nobody.
+    let stranger = tempfile::tempdir().unwrap();
+    assert_eq!(RemoteNode::open(stranger.path(), Some(&moved), None).await.err().unwrap().code, "join_token_missing");
+    let other = Join::parse("https://127.0.0.1:1", Some(&format!("x.{}", "ab".repeat(32)))).unwrap();
+    let remote = RemoteNode::open(machine.path(), Some(&other), None).await.unwrap();
+    remote.check(machine.path()).await.unwrap();
     cloud.stop().await;
 }

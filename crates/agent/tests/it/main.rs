@@ -10,10 +10,11 @@ mod namespaces;
 mod snapshots;
 mod stillness;
 mod streams;
+mod upgrade;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use nephos_agent::{Agent, Backoff, Config};
+use nephos_agent::{Agent, Backoff, Config, Ended};
 use nephos_driver::simulated::SimulatedHost;
 use nephos_node_api::client::Local;
 use nephos_types::Result;
@@ -24,7 +25,7 @@ use fake::Fake;
 
 /// An agent that runs until dropped, as if killed.
 struct Running {
-    task: JoinHandle<Result<()>>,
+    task: JoinHandle<Result<Ended>>,
     connections: CancellationToken,
 }
 

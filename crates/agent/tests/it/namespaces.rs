@@ -7,7 +7,10 @@ use nephos_cloud::node::Settings;
 use nephos_driver::simulated::SimulatedHost;
 use tokio_util::sync::CancellationToken;
 
-use crate::{join::Cloud, quick};
+use crate::{
+    join::{Cloud, until},
+    quick,
+};
 
 /// Two namespaces and the cable; gone when dropped.
 struct Wired {
@@ -75,8 +78,8 @@ fn an_agent_in_its_own_network_namespace_joins_is_cut_off_and_comes_back() {
     let stop_agent = stop.clone();
     let agent = wired.within(1, async move || {
         let token = token_hear.await.unwrap();
-        let join = Join::parse("https://10.99.0.1:6785", &token).unwrap();
-        let remote = RemoteNode::open(&folder, Some(&join)).await.unwrap();
+        let join = Join::parse("https://10.99.0.1:6785", Some(&token)).unwrap();
+        let remote = RemoteNode::open(&folder, Some(&join), None).await.unwrap();
         say.send(remote.node()).unwrap();
         remote.run(quick(), Arc::new(SimulatedHost::new(1).driver()), stop_agent).await.unwrap();
     });
@@ -95,6 +98,12 @@ fn an_agent_in_its_own_network_namespace_joins_is_cut_off_and_comes_back() {
         ip(&format!("-n {} link set cable down", names[1]));
         cloud.until_up(node, false).await;
         ip(&format!("-n {} link set cable up", names[1]));
+        cloud.until_up(node, true).await;
+        // It gets another address, and stays who it is.
+        assert_eq!(cloud.address_of(node).as_deref(), Some("10.99.0.2"));
+        ip(&format!("-n {} address delete 10.99.0.2/24 dev cable", names[1]));
+        ip(&format!("-n {} address add 10.99.0.3/24 dev cable", names[1]));
+        until(|| cloud.address_of(node).as_deref() == Some("10.99.0.3")).await;
         cloud.until_up(node, true).await;
     });
     control.join().unwrap();

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use nephos_node_api::{
-    Boxed, Content, ControlPlane, Desired, DesiredServer, Duplex, Enrolment, EnrolmentAnswer, HELLO_FIRST, Hello,
-    HelloAnswer, PROTOCOL_VERSION, Renewal, Report, SnapshotHeader,
+    AgentProgram, Boxed, Content, ControlPlane, Desired, DesiredServer, Duplex, Enrolment, EnrolmentAnswer,
+    HELLO_FIRST, Hello, HelloAnswer, PROTOCOL_VERSION, Renewal, Report, SnapshotHeader,
 };
-use nephos_types::{Error, ErrorKind, ImageId, NodeId, Result, StreamId, Timestamp};
+use nephos_types::{Bytes, Error, ErrorKind, ImageId, NodeId, Result, StreamId, Timestamp};
 use tokio::time::Instant;
 
-use super::{Nodes, Reachable};
+use super::{Node, Nodes, Reachable, program};
 
 impl ControlPlane for Nodes {
     fn enrol(&self, address: String, enrolment: Enrolment) -> Boxed<'_, EnrolmentAnswer> {
@@ -29,7 +29,7 @@ impl ControlPlane for Nodes {
                     ))
                     .next("install the same version of nephos on the node", None));
             }
-            let Hello { agent_version, inventory, .. } = hello;
+            let Hello { agent_version, inventory, program, .. } = hello;
             let was = {
                 let mut state = live.state();
                 state.greeted = true;
@@ -44,11 +44,17 @@ impl ControlPlane for Nodes {
                 record.controller = self.own_name().map(ToOwned::to_owned);
                 record.agent_version = Some(agent_version.clone());
                 record.inventory = Some(inventory.clone());
+                record.program.clone_from(&program);
             })
             .await?;
             if was != Reachable::Up {
                 self.write_reachable(node).await;
             }
+            if program.is_some() {
+                // Whether it is the same as ours will be asked.
+                program::Program::own().await?;
+            }
+            self.signal(node);
             let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
             Ok(HelloAnswer {
                 protocol: hello.protocol.min(PROTOCOL_VERSION),
@@ -74,19 +80,21 @@ impl ControlPlane for Nodes {
                     Ok(Err(_)) | Err(_) => break,
                 }
             }
-            self.record(node)?;
+            let wanted = self.record(node)?.body.wanted_program.clone();
+            let program = wanted.map(|wanted| AgentProgram { sha256: wanted.sha256, size: Bytes(wanted.size) });
             let mut streams: Vec<_> = live.state().streams.iter().map(|pending| pending.request.clone()).collect();
             streams.extend(self.wishes(node));
-            Ok(Desired { revision, servers: workload.desired(node), streams })
+            Ok(Desired { revision, servers: workload.desired(node), streams, program })
         })
     }
 
-    fn report(&self, node: NodeId, report: Report) -> Boxed<'_, ()> {
+    fn report(&self, node: NodeId, address: String, report: Report) -> Boxed<'_, ()> {
         Box::pin(async move {
             self.certain(node).await?;
             let live = self.live(node)?;
             let _in_order = live.reporting.lock().await;
-            let ours = self.record(node)?.body.controller.as_deref() == self.own_name();
+            let record = self.record(node)?;
+            let ours = record.body.controller.as_deref() == self.own_name();
             {
                 let state = live.state();
                 if !state.greeted || !ours {
@@ -99,6 +107,16 @@ impl ControlPlane for Nodes {
                 }
             }
             self.heard(node, &live).await;
+            let conditions = conditions(&report);
+            let moved = record.body.address.as_ref() != Some(&address);
+            if moved || !is_noted(&record.body, &conditions) {
+                self.amend(&node.to_string(), node, |record| {
+                    record.address = Some(address.clone());
+                    record.note(&conditions);
+                })
+                .await?;
+                self.signal(node);
+            }
             if !report.servers.is_empty() {
                 self.workload()?.report(node, &report.servers).await?;
             }
@@ -128,6 +146,20 @@ impl ControlPlane for Nodes {
         })
     }
 
+    fn program(&self, node: NodeId, sha256: String) -> Boxed<'_, Content> {
+        Box::pin(async move {
+            let wanted = self.record(node)?.body.wanted_program.clone();
+            if wanted.is_none_or(|wanted| wanted.sha256 != sha256) {
+                return Err(Error::new(
+                    ErrorKind::Forbidden,
+                    "program_not_wanted",
+                    "The node has no use for this program",
+                ));
+            }
+            program::Program::own().await?.open(&sha256).await
+        })
+    }
+
     fn snapshot(&self, node: NodeId, image: ImageId, header: SnapshotHeader, content: Content) -> Boxed<'_, ()> {
         Box::pin(async move {
             let wanted = self.workload()?.desired(node);
@@ -153,4 +185,33 @@ impl ControlPlane for Nodes {
             self.answer_stream(node, stream, error)
         })
     }
+}
+
+/// A node whose clock differs by more shows and logs times that mislead, and soon cannot prove who it is.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(30);
+/// Bounds on what a node says of its health.
+const MOST_CONDITIONS: usize = 16;
+const LONGEST_MESSAGE: usize = 1000;
+
+/// What somebody should look at, as code and message.
+fn conditions(report: &Report) -> Vec<(String, String)> {
+    let cut = |text: &str| text.chars().take(LONGEST_MESSAGE).collect::<String>();
+    let said = report.health.iter().take(MOST_CONDITIONS);
+    let mut conditions: Vec<_> = said.map(|condition| (cut(&condition.code), cut(&condition.message))).collect();
+    let now = Timestamp::now();
+    let difference = now.since(report.at).max(report.at.since(now));
+    if difference > CLOCKS_DIFFER {
+        let message = "its clock differs from the control plane's by more than 30 s; synchronise both by NTP";
+        conditions.push(("clock_differs".to_owned(), message.to_owned()));
+    }
+    conditions
+}
+
+fn is_noted(node: &Node, conditions: &[(String, String)]) -> bool {
+    node.health.len() == conditions.len()
+        && node
+            .health
+            .iter()
+            .zip(conditions)
+            .all(|(noted, (code, message))| noted.code == *code && noted.message == *message)
 }

@@ -5,35 +5,18 @@ use std::{
     time::Duration,
 };
 
-use nephos_driver::{Accelerator, Capabilities, MissingDriver};
 use nephos_ops::node as ops;
-use nephos_store::{Bound, CommitError, Query, Record};
+use nephos_store::{Bound, CommitError, Query};
 use nephos_types::{Error, ErrorKind, NodeId, Page, Result};
 
 use super::{
     JoinToken, Node, Nodes, Reachable, placing,
-    record::{index_of, local_claim, used},
+    record::{index_of, local_claim},
+    upgrade,
 };
-use crate::{CLOUD, Handlers, Session, idempotency::Made, name_claim};
+use crate::{CLOUD, Handlers, Session, idempotency::Made, journal::Engine, name_claim};
 
 const TOKEN_VALID: Duration = Duration::from_secs(3600);
-
-fn driver_view(driver: &Capabilities) -> ops::NodeDriver {
-    // Words as on the wire.
-    let word = |value: serde_json::Result<serde_json::Value>| {
-        value.ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
-    };
-    ops::NodeDriver {
-        name: driver.driver.clone(),
-        version: driver.version.clone(),
-        formats: driver.disk_formats.iter().map(|format| word(serde_json::to_value(format))).collect(),
-        features: driver.features.iter().map(|feature| word(serde_json::to_value(feature))).collect(),
-    }
-}
-
-fn missing_view(missing: &MissingDriver) -> ops::NodeMissingDriver {
-    ops::NodeMissingDriver { name: missing.driver.clone(), reason: missing.reason.clone() }
-}
 
 impl Nodes {
     /// Registers the operations on nodes.
@@ -51,58 +34,10 @@ impl Nodes {
         self.view(&*self.record(id)?)
     }
 
-    fn view(&self, record: &Record<Node>) -> Result<ops::Node> {
-        let node = &record.body;
-        let inventory = node.inventory.as_ref();
-        let drivers = inventory.map(|inventory| &*inventory.compute).unwrap_or_default();
-        let capacity = self.capacity(node);
-        let count = |what| used(&self.store, record.id(), what);
-        let name = record.meta.name.clone();
-        Ok(ops::Node {
-            id: record.id(),
-            name: name.ok_or_else(|| Error::bug(format!("node {} has no name", record.id())))?,
-            state: match node.reachable {
-                Reachable::Unknown => ops::NodeState::Unknown,
-                Reachable::Up => ops::NodeState::Up,
-                Reachable::Down => ops::NodeState::Down,
-            },
-            state_since: node.reachable_since,
-            enabled: node.disabled.is_none(),
-            disabled_reason: node.disabled.clone().filter(|reason| !reason.is_empty()),
-            draining: node.placing.drain,
-            zone: Self::zone_of(node)?,
-            aggregates: self.aggregate_names(node),
-            traits: Self::traits_of(node),
-            overcommit: node.placing.overcommit,
-            address: node.address.clone(),
-            agent_version: node.agent_version.clone(),
-            hostname: inventory.map(|inventory| inventory.hostname.clone()),
-            kernel: inventory.map(|inventory| inventory.kernel.clone()),
-            architecture: inventory.map(|inventory| inventory.architecture.clone()),
-            cpu_model: inventory.map(|inventory| inventory.cpu_model.clone()),
-            driver: drivers.first().map(|driver| format!("{} {}", driver.driver, driver.version)),
-            drivers: drivers.iter().map(driver_view).collect(),
-            missing_drivers: inventory
-                .map(|inventory| inventory.missing.iter().map(missing_view).collect())
-                .unwrap_or_default(),
-            accelerator: drivers.first().and_then(|driver| match &driver.accelerator {
-                Accelerator::Kvm => Some("kvm".to_owned()),
-                Accelerator::Tcg { reason } => Some(format!("tcg: {reason}")),
-                Accelerator::None => None,
-            }),
-            cpus: inventory.map_or(0, |inventory| inventory.cpus),
-            vcpus: capacity.vcpus,
-            vcpus_used: count("vcpus"),
-            memory_mib: capacity.memory_mib,
-            memory_mib_used: count("memory_mib"),
-            disk_gib: capacity.disk_gib,
-            disk_gib_used: count("disk_gib"),
-            servers: count("servers"),
-            certificate_expires_at: node.certificate_expires_at,
-            labels: record.meta.labels.clone(),
-            created_at: record.meta.created_at,
-            updated_at: record.meta.updated_at,
-        })
+    /// Registers what takes time, too.
+    pub(crate) fn register_work(self: &Arc<Self>, handlers: &mut Handlers, engine: &Engine) -> Result<()> {
+        let _ = self.engine.set(engine.clone());
+        upgrade::register(self, handlers, engine)
     }
 }
 
@@ -123,7 +58,7 @@ async fn list(nodes: Arc<Nodes>, session: Session, input: ops::ListNodes) -> Res
         query = query.label(key, value);
     }
     let page = session.store().list::<Node>(&query);
-    let items = page.items.iter().map(|record| nodes.view(record)).collect::<Result<_>>()?;
+    let items = page.items.iter().map(|record| nodes.brief(record)).collect::<Result<_>>()?;
     Ok(Page { items, next: page.next })
 }
 

@@ -15,9 +15,12 @@ mod enrol;
 mod handlers;
 mod live;
 mod placing;
+mod program;
 mod record;
 mod streams;
 mod traits;
+mod upgrade;
+mod view;
 mod wish;
 
 use std::{
@@ -47,6 +50,7 @@ use crate::{
     CLOUD,
     cluster::Peers,
     compute::placement::{Amounts, Class},
+    journal::Engine,
     name_claim,
 };
 
@@ -181,6 +185,8 @@ pub struct Nodes {
     settings: Settings,
     workload: OnceLock<Weak<dyn Workload>>,
     images: OnceLock<Arc<dyn ImageBytes>>,
+    /// Whose steps wait for nodes.
+    engine: OnceLock<Engine>,
     live: RwLock<HashMap<NodeId, Arc<Live>>>,
     classes: placing::Classes,
     /// Grows with each change of a node's record.
@@ -203,6 +209,7 @@ impl Nodes {
             settings,
             workload: OnceLock::new(),
             images: OnceLock::new(),
+            engine: OnceLock::new(),
             live: RwLock::new(live),
             classes: placing::Classes::default(),
             version: AtomicU64::new(1),
@@ -213,6 +220,22 @@ impl Nodes {
     pub fn attach(&self, workload: &Arc<dyn Workload>, images: Arc<dyn ImageBytes>) {
         let _ = self.workload.set(Arc::downgrade(workload));
         let _ = self.images.set(images);
+    }
+
+    fn engine(&self) -> Result<&Engine> {
+        self.engine.get().ok_or_else(|| Error::bug("nodes were not registered with the workflow engine"))
+    }
+
+    /// What steps wait for that wait for news of a node.
+    fn signal_of(node: NodeId) -> String {
+        format!("node/{node}")
+    }
+
+    /// There is news of a node.
+    fn signal(&self, node: NodeId) {
+        if let Some(engine) = self.engine.get() {
+            engine.signal(&Self::signal_of(node));
+        }
     }
 
     fn workload(&self) -> Result<Arc<dyn Workload>> {
@@ -380,6 +403,9 @@ impl Nodes {
                     state.greeted = false;
                     state.reachable = record.body.reachable;
                 }
+                // What it should be may have changed, and so may what steps wait for.
+                live.change();
+                self.signal(node);
             }
             None => {
                 let live = self.live.write().unwrap_or_else(PoisonError::into_inner).remove(&node);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nephos_node_api::Inventory;
 use nephos_store::{Kind, Record, Store};
-use nephos_types::{JoinTokenId, NodeId, Timestamp};
+use nephos_types::{JoinTokenId, NodeId, Timestamp, WorkflowId};
 use serde::{Deserialize, Serialize};
 
 use super::placing::Placing;
@@ -20,6 +20,17 @@ pub enum Reachable {
     Up,
     /// It is silent.
     Down,
+}
+
+/// Something about a node that somebody should look at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// A word for it.
+    pub code: String,
+    /// What is so.
+    pub message: String,
+    /// Since when.
+    pub since: Timestamp,
 }
 
 /// A machine that runs an agent. Written when something about it changes, not when it reports.
@@ -53,6 +64,26 @@ pub struct Node {
     /// What it is to placement.
     #[serde(default)]
     pub placing: Placing,
+    /// What somebody should look at.
+    #[serde(default)]
+    pub health: Vec<Condition>,
+    /// SHA-256 of the program that its agent is, if it can take up another one.
+    #[serde(default)]
+    pub program: Option<String>,
+    /// The program that its agent should be, while a workflow makes it so.
+    #[serde(default)]
+    pub wanted_program: Option<WantedProgram>,
+}
+
+/// A program that an agent should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedProgram {
+    /// SHA-256 of its file, in hexadecimal.
+    pub sha256: String,
+    /// Size of its file.
+    pub size: u64,
+    /// The workflow that wants it.
+    pub workflow: WorkflowId,
 }
 
 impl Node {
@@ -69,7 +100,23 @@ impl Node {
             controller: None,
             local: None,
             placing: Placing::default(),
+            health: vec![],
+            program: None,
+            wanted_program: None,
         }
+    }
+
+    /// Notes what it says that somebody should look at, and since when what is news.
+    pub(super) fn note(&mut self, said: &[(String, String)]) {
+        let same =
+            |condition: &Condition, code: &str, message: &str| condition.code == code && condition.message == message;
+        let mut health = vec![];
+        for (code, message) in said {
+            let before = self.health.iter().find(|condition| same(condition, code, message));
+            let since = before.map_or_else(Timestamp::now, |condition| condition.since);
+            health.push(Condition { code: code.clone(), message: message.clone(), since });
+        }
+        self.health = health;
     }
 
     /// Notes whether it is heard of, and if that is news, since when.

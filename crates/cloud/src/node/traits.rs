@@ -9,6 +9,30 @@ use nephos_types::{Error, Result};
 /// How traits begin that an administrator sets, so that they can never be mistaken for detected ones.
 const CUSTOM: &str = "CUSTOM_";
 
+/// What programs ask of a CPU: the flag in Linux' words, and the trait.
+const CPU_TRAITS: [(&str, &str); 20] = [
+    ("aes", "HW_CPU_X86_AESNI"),
+    ("avx", "HW_CPU_X86_AVX"),
+    ("avx2", "HW_CPU_X86_AVX2"),
+    ("avx512bw", "HW_CPU_X86_AVX512BW"),
+    ("avx512cd", "HW_CPU_X86_AVX512CD"),
+    ("avx512dq", "HW_CPU_X86_AVX512DQ"),
+    ("avx512f", "HW_CPU_X86_AVX512F"),
+    ("avx512vl", "HW_CPU_X86_AVX512VL"),
+    ("avx512_vnni", "HW_CPU_X86_AVX512VNNI"),
+    ("bmi1", "HW_CPU_X86_BMI"),
+    ("bmi2", "HW_CPU_X86_BMI2"),
+    ("f16c", "HW_CPU_X86_F16C"),
+    ("fma", "HW_CPU_X86_FMA3"),
+    ("pdpe1gb", "HW_CPU_X86_PDPE1GB"),
+    ("sha_ni", "HW_CPU_X86_SHA"),
+    ("sse4_1", "HW_CPU_X86_SSE41"),
+    ("sse4_2", "HW_CPU_X86_SSE42"),
+    ("ssse3", "HW_CPU_X86_SSSE3"),
+    ("svm", "HW_CPU_X86_SVM"),
+    ("vmx", "HW_CPU_X86_VMX"),
+];
+
 /// A word of the machine's as part of a trait.
 fn part(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
@@ -22,6 +46,12 @@ fn word(value: impl serde::Serialize) -> String {
 #[must_use]
 pub(super) fn detected(inventory: &Inventory) -> BTreeSet<String> {
     let mut traits: BTreeSet<String> = [format!("HW_ARCH_{}", part(&inventory.architecture))].into();
+    let flags = inventory.hardware.cpu_flags.split_whitespace();
+    traits.extend(
+        flags
+            .filter_map(|flag| CPU_TRAITS.iter().find(|(known, _)| *known == flag))
+            .map(|(_, name)| (*name).to_owned()),
+    );
     for driver in &inventory.compute {
         traits.insert(format!("COMPUTE_DRIVER_{}", part(&driver.driver)));
         match driver.accelerator {

@@ -16,8 +16,8 @@ use nephos_cloud::{
 };
 use nephos_driver::{Accelerator, Capabilities, DiskFormat};
 use nephos_node_api::{
-    Content, ControlPlane, DesiredServer, Hello, Inventory, PROTOCOL_VERSION, PortRange, Report, ServerReport,
-    ServerState, SnapshotHeader,
+    Condition, Content, ControlPlane, DesiredServer, Hardware, Hello, Inventory, PROTOCOL_VERSION, PortRange, Report,
+    ServerReport, ServerState, SnapshotHeader,
 };
 use nephos_ops::{
     Caller, Cloud, Context, Credentials, Identity, Scope,
@@ -126,9 +126,13 @@ fn hello() -> Hello {
             features: [].into(),
         }],
         missing: vec![],
+        hardware: Hardware::default(),
     };
-    Hello { protocol: PROTOCOL_VERSION, agent_version: "1".to_owned(), inventory }
+    Hello { protocol: PROTOCOL_VERSION, agent_version: "1".to_owned(), inventory, program: None }
 }
+
+/// When this run of the tests began.
+static START: std::sync::LazyLock<i64> = std::sync::LazyLock::new(|| Timestamp::now().as_micros());
 
 fn report(at: i64, servers: usize) -> Report {
     let gone = || ServerReport {
@@ -140,9 +144,11 @@ fn report(at: i64, servers: usize) -> Report {
         snapshots: vec![],
     };
     Report {
-        at: Timestamp::from_micros(at),
+        // Counted from now, as by a clock that is right.
+        at: Timestamp::from_micros(*START + at),
         full: false,
         servers: std::iter::repeat_with(gone).take(servers).collect(),
+        health: vec![],
     }
 }
 
@@ -239,11 +245,11 @@ async fn a_node_with_servers_is_not_removed_unless_it_is_lost() {
 async fn late_and_repeated_reports_are_passed_over_and_heartbeats_write_nothing() {
     let world = World::new(Settings::default()).await;
     let node = world.nodes.local("a", "a").await.unwrap();
-    assert_eq!(code(world.nodes.report(node, report(1, 1)).await), "hello_first");
+    assert_eq!(code(world.nodes.report(node, "here".to_owned(), report(1, 1)).await), "hello_first");
     world.nodes.hello(node, "here".to_owned(), hello()).await.unwrap();
     let revision = world.store.revision();
     for (at, servers) in [(10, 2), (10, 2), (5, 3), (11, 0), (12, 1)] {
-        world.nodes.report(node, report(at, servers)).await.unwrap();
+        world.nodes.report(node, "here".to_owned(), report(at, servers)).await.unwrap();
     }
     assert_eq!(world.heard.0.load(Ordering::SeqCst), 3);
     // Nor does a hello that says nothing new.
@@ -291,4 +297,42 @@ async fn join_tokens_are_printed_as_a_command_and_shown_once() {
     }
     let closed = World::new(Settings::default()).await;
     assert_eq!(code(closed.with_role("admin").call(CreateJoinToken::default()).await), "no_node_listener");
+}
+
+#[tokio::test]
+async fn health_addresses_and_hardware_are_shown_and_written_when_they_are_news() {
+    let world = World::new(Settings::default()).await;
+    let admin = world.with_role("admin");
+    let node = world.nodes.local("a", "a").await.unwrap();
+    let mut greeting = hello();
+    greeting.inventory.hardware.cpu_flags = "fpu avx2".to_owned();
+    world.nodes.hello(node, "10.0.0.1".to_owned(), greeting).await.unwrap();
+    let shown = || async { admin.call(input::<ShowNode>(json!({ "node": "a" }))).await.unwrap() };
+    assert_eq!(shown().await.hardware.unwrap().cpu_flags, ["fpu", "avx2"]);
+    assert!(admin.call(ListNodes::default()).await.unwrap().items[0].hardware.is_none());
+
+    let say = |at, address: &str, codes: &[&str]| {
+        let condition = |code: &&str| Condition { code: (*code).to_owned(), message: "m".repeat(5000) };
+        let report = Report { health: codes.iter().map(condition).collect(), ..report(at, 0) };
+        let (nodes, address) = (world.nodes.clone(), address.to_owned());
+        async move { nodes.report(node, address, report).await.unwrap() }
+    };
+    say(1, "10.0.0.1", &["disk_nearly_full"]).await;
+    let first = shown().await;
+    assert_eq!((first.health.len(), first.health[0].code.as_str()), (1, "disk_nearly_full"));
+    assert!(first.health[0].message.len() <= 1000, "what a node says is bounded");
+    let revision = world.store.revision();
+    say(2, "10.0.0.1", &["disk_nearly_full"]).await;
+    assert_eq!(world.store.revision(), revision, "nothing new is nothing to write");
+    say(3, "10.0.0.2", &["memory_pressure", "disk_nearly_full"]).await;
+    let second = shown().await;
+    assert_eq!(second.address.as_deref(), Some("10.0.0.2"));
+    assert_eq!((second.health.len(), second.health[1].since), (2, first.health[0].since));
+    say(4, "10.0.0.2", &vec!["x"; 100]).await;
+    assert_eq!(shown().await.health.len(), 16);
+    say(5, "10.0.0.2", &[]).await;
+    assert!(shown().await.health.is_empty());
+    // A clock that is an hour ahead.
+    say(3_600_000_000, "10.0.0.2", &[]).await;
+    assert_eq!(shown().await.health[0].code, "clock_differs");
 }

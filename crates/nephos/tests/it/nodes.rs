@@ -1,9 +1,14 @@
 //! Two machines: one joins, dies, is missed, and comes back to guests that never noticed.
 
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+
 use nephos_cli::client::Client;
 use nephos_ops::{
     compute::{DeleteServer, OpenConsole, ServerState, StartServer, StopServer},
-    node::{ListNodes, Node, NodeState, ShowNode, UpdateNode},
+    node::{ListNodes, Node, NodeState, ShowNode, UpdateNode, UpgradeNode},
 };
 use nephos_testkit::{CloudProcess, Machine, Settings, until};
 use nephos_types::{ErrorKind, NodeId, Timestamp};
@@ -171,4 +176,56 @@ async fn a_node_joins_dies_is_missed_and_comes_back() {
     }
     assert!(machine.stop_agent().await.success());
     assert!(cloud.stop().await.success());
+}
+
+/// The program of these tests as an older one: the same with a byte more, which changes nothing but its checksum.
+fn older_program(folder: &Path) -> PathBuf {
+    let path = folder.join("nephos");
+    std::fs::copy(NEPHOS, &path).unwrap();
+    std::fs::File::options().append(true).open(&path).unwrap().write_all(b"\n").unwrap();
+    path
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_becomes_the_control_planes_program_and_its_guests_do_not_notice() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = older_program(folder.path());
+    let Some(mut machine) = Machine::new(&program) else { return };
+    let settings = Settings { node_listen: Some(machine.near_address().into()), ..Settings::default() };
+    let cloud = CloudProcess::start(NEPHOS, settings).await;
+    let (admin, demo) = (cloud.admin().await, cloud.demo().await);
+    blank_image(&demo, "blank").await;
+    let here = admin.call(ListNodes::default()).await.unwrap().items[0].id;
+    let command = join_command(&cloud);
+    let arguments: Vec<&str> = command.iter().map(String::as_str).collect();
+    machine.start_agent(&arguments);
+    let there = until("the machine to join", || async {
+        let nodes = admin.call(ListNodes::default()).await.unwrap().items;
+        // Both programs have been read by then.
+        nodes.into_iter().find(|node| node.id != here && node.state == NodeState::Up && node.agent_current.is_some())
+    })
+    .await;
+    assert_eq!(there.agent_current, Some(false));
+    set_enabled(&admin, here, false).await;
+    assert_eq!(create(&demo, "steady", "blank").await, there.id);
+    let (guests, agent) = (machine.guests(), machine.agent_pid());
+
+    let refused = admin.call(UpgradeNode { node: here.to_string().parse().unwrap() }).await.unwrap_err();
+    assert_eq!(refused.code, "agent_not_replaceable");
+    let upgrade = UpgradeNode { node: there.id.to_string().parse().unwrap() };
+    succeeded(&admin, admin.call(upgrade.clone()).await.unwrap().workflow).await;
+    let upgraded = wait_for_node(&admin, there.id, NodeState::Up).await;
+    assert_eq!(upgraded.agent_current, Some(true), "{upgraded:#?}");
+    assert!(upgraded.health.is_empty(), "{upgraded:#?}");
+    assert_eq!(std::fs::read(&program).unwrap(), std::fs::read(NEPHOS).unwrap());
+    assert_eq!((machine.guests(), machine.agent_pid()), (guests, agent), "the same processes");
+    assert_eq!(server(&demo, "steady").await.unwrap().state, ServerState::Active);
+
+    // The guest is still looked after: it stops when it is told to, and its end is noticed.
+    let stop = StopServer { server: "steady".parse().unwrap(), hard: true, grace_seconds: None };
+    succeeded(&demo, demo.call(stop).await.unwrap().workflow).await;
+    assert!(machine.guests().is_empty());
+    // Once more there is nothing to do.
+    succeeded(&admin, admin.call(upgrade).await.unwrap().workflow).await;
+    delete_server(&demo, "steady").await;
 }

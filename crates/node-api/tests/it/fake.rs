@@ -70,7 +70,7 @@ impl ControlPlane for Fake {
         })
     }
 
-    fn report(&self, node: NodeId, report: Report) -> Boxed<'_, ()> {
+    fn report(&self, node: NodeId, _: String, report: Report) -> Boxed<'_, ()> {
         self.note(format!("report of {} by {node}", report.servers.len()));
         Box::pin(async { Ok(()) })
     }
@@ -85,6 +85,13 @@ impl ControlPlane for Fake {
             let parts = [Ok("some ".into()), Ok(image.to_string().into())];
             let length = 5 + image.to_string().len() as u64;
             Ok(Content { length, body: Box::pin(stream::iter(parts)) })
+        })
+    }
+
+    fn program(&self, _: NodeId, sha256: String) -> Boxed<'_, Content> {
+        Box::pin(async move {
+            let length = sha256.len() as u64;
+            Ok(Content { length, body: Box::pin(stream::iter([Ok(sha256.into())])) })
         })
     }
 

@@ -37,7 +37,7 @@ async fn a_node_says_hello_reports_and_is_told_what_changes() {
     let client = local(&fake, node);
     let answer = client.hello(&hello()).await.unwrap();
     assert_eq!((answer.node, answer.protocol), (node, 1));
-    client.report(&Report { at: Timestamp::now(), full: true, servers: vec![] }).await.unwrap();
+    client.report(&Report { at: Timestamp::now(), full: true, servers: vec![], health: vec![] }).await.unwrap();
     assert_eq!(fake.asked(), [format!("hello {node} from in-process"), format!("report of 0 by {node}")]);
 
     // At once, after the wait, and when something changes.

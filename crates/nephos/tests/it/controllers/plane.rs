@@ -62,7 +62,7 @@ impl Plane {
             let command = plane.admin(0).await.call(CreateJoinToken::default()).await.unwrap().command;
             let words: Vec<&str> = command.split(' ').collect();
             let after = |flag: &str| words[words.iter().position(|word| *word == flag).unwrap() + 1];
-            let join = Join::parse(after("--join"), after("--token")).unwrap();
+            let join = Join::parse(after("--join"), Some(after("--token"))).unwrap();
             let mut machine = Machine {
                 host: SimulatedHost::new(number as u64),
                 data: tempfile::tempdir().unwrap(),
@@ -107,7 +107,7 @@ impl Machine {
         let known = data.join("identity.json").exists();
         let join = (!known).then(|| self.join.clone());
         let node = until("the machine to join", || async {
-            RemoteNode::open(&data, join.as_ref()).await.map_err(|error| eprintln!("{error:?}")).ok()
+            RemoteNode::open(&data, join.as_ref(), None).await.map_err(|error| eprintln!("{error:?}")).ok()
         })
         .await;
         let (memory, disk) = (Bytes::mib(256 << 10), Bytes::mib(10 << 20));

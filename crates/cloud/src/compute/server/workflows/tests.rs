@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use nephos_auth::Authority;
 use nephos_driver::{Accelerator, Capabilities, DiskFormat, Feature, Firmware, Observation, Power};
 use nephos_node_api::{
-    BootSource, Content as Bulk, ControlPlane, Hello, ImageSource, Inventory, PROTOCOL_VERSION, PortRange,
+    BootSource, Content as Bulk, ControlPlane, Hardware, Hello, ImageSource, Inventory, PROTOCOL_VERSION, PortRange,
     ServerReport, ServerState, SnapshotHeader, SnapshotReport, SnapshotState, WantedPower,
 };
 use nephos_store::{Author, Query, Sqlite, Store, Transaction};
@@ -77,6 +77,7 @@ fn inventory() -> Inventory {
             features: [Feature::Pause, Feature::Suspend, Feature::Snapshot, Feature::Rescue].into(),
         }],
         missing: vec![],
+        hardware: Hardware::default(),
     }
 }
 
@@ -180,7 +181,8 @@ impl World {
         let workload: Arc<dyn Workload> = compute.clone();
         nodes.attach(&workload, Arc::new(NodeImages(images.clone())));
         let node = nodes.local("n", "n").await.unwrap();
-        let hello = Hello { protocol: PROTOCOL_VERSION, agent_version: "1".to_owned(), inventory: inventory() };
+        let hello =
+            Hello { protocol: PROTOCOL_VERSION, agent_version: "1".to_owned(), inventory: inventory(), program: None };
         nodes.hello(node, "here".to_owned(), hello).await.unwrap();
 
         let (project, server) = (ProjectId::new(), ServerId::new());

@@ -1,5 +1,7 @@
 //! What the machine has, from `/proc` and the file system.
 
+mod hardware;
+
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 use nephos_driver::{Capabilities, MissingDriver};
@@ -28,6 +30,7 @@ pub(crate) fn read(config: &Config, compute: Vec<Capabilities>, missing: Vec<Mis
         forward_ports: config.forward_ports,
         compute,
         missing,
+        hardware: hardware::read(Path::new("/")),
     })
 }
 

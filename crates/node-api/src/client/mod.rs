@@ -3,6 +3,8 @@
 //! Holds no retry policy: a call fails with [`ErrorKind::Unavailable`] or [`ErrorKind::Timeout`] when the control plane
 //! cannot be reached, and the agent decides when to try again.
 
+mod proxy;
+
 use std::{
     future::Future,
     io,
@@ -35,6 +37,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
+pub use self::proxy::Proxy;
 use crate::{
     control::{Content, ControlPlane, Duplex},
     message::{Desired, Enrolment, EnrolmentAnswer, Hello, HelloAnswer, Renewal, Report, SnapshotHeader},
@@ -72,6 +75,7 @@ pub trait Connector: Send + Sync + 'static {
 /// be reached.
 pub struct Tls {
     addresses: Vec<String>,
+    proxy: Option<Proxy>,
     current: AtomicUsize,
     config: RwLock<Arc<ClientConfig>>,
 }
@@ -81,7 +85,13 @@ impl Tls {
     #[must_use]
     pub fn new(address: String, config: Arc<ClientConfig>) -> Self {
         let addresses = address.split(',').map(ToOwned::to_owned).collect();
-        Self { addresses, current: AtomicUsize::new(0), config: RwLock::new(config) }
+        Self { addresses, proxy: None, current: AtomicUsize::new(0), config: RwLock::new(config) }
+    }
+
+    /// Dials through a proxy, if there is one.
+    #[must_use]
+    pub fn through(self, proxy: Option<Proxy>) -> Self {
+        Self { proxy, ..self }
     }
 
     /// Uses another configuration from the next connection on, e.g. after a renewal.
@@ -93,7 +103,10 @@ impl Tls {
 impl Tls {
     async fn dial(&self, address: &str) -> io::Result<Box<dyn Duplex>> {
         let config = self.config.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let socket = TcpStream::connect(address).await?;
+        let socket = match &self.proxy {
+            None => TcpStream::connect(address).await?,
+            Some(proxy) => proxy.dial(address).await?,
+        };
         socket.set_nodelay(true)?;
         let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
         let stream = TlsConnector::from(config).connect(name, socket).await?;
@@ -104,7 +117,7 @@ impl Tls {
 impl Connector for Tls {
     fn to(&self, address: &str) -> Option<Arc<dyn Connector>> {
         let config = self.config.read().unwrap_or_else(PoisonError::into_inner).clone();
-        Some(Arc::new(Self::new(address.to_owned(), config)))
+        Some(Arc::new(Self::new(address.to_owned(), config).through(self.proxy.clone())))
     }
 
     fn connect(&self) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Duplex>>> + Send + '_>> {
@@ -230,13 +243,22 @@ impl Client {
 
     /// The bytes of an image.
     pub async fn image(&self, image: ImageId) -> Result<Content> {
-        let response = self.request(Method::GET, &format!("images/{image}"), None::<&()>, ANSWER_WITHIN).await?;
+        self.content(&format!("images/{image}")).await
+    }
+
+    /// The bytes of the program with this SHA-256.
+    pub async fn program(&self, sha256: &str) -> Result<Content> {
+        self.content(&format!("programs/{sha256}")).await
+    }
+
+    async fn content(&self, path: &str) -> Result<Content> {
+        let response = self.request(Method::GET, path, None::<&()>, ANSWER_WITHIN).await?;
         let length = response
             .headers()
             .get(header::CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.parse().ok())
-            .ok_or_else(|| Error::bug("the control plane sent an image without its length"))?;
+            .ok_or_else(|| Error::bug("the control plane sent bytes without their length"))?;
         let body = response.into_body().into_data_stream().map_err(io::Error::other);
         Ok(Content { length, body: Box::pin(body) })
     }

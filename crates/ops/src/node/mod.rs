@@ -1,5 +1,7 @@
 //! Operations on nodes and how they join.
 
+mod hardware;
+
 use std::collections::BTreeSet;
 
 use nephos_types::{JoinTokenId, Labels, Name, NodeId, Number, Page, Reference, Secret, Text, Timestamp, WorkflowId};
@@ -7,10 +9,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    call::View,
+    call::{Started, View},
     operation::{Effect, Example, Method, Operation, Permission, Spec},
     placement::Overcommit,
 };
+pub use hardware::{NodeCondition, NodeDevice, NodeDisk, NodeHardware, NodeInterface, NodeNuma};
 
 /// Whether a node is heard of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -82,6 +85,9 @@ pub struct Node {
     /// Version of its agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_version: Option<String>,
+    /// Whether its agent is the same program as the control plane that answers; absent where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_current: Option<bool>,
     /// Host name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
@@ -106,6 +112,12 @@ pub struct Node {
     /// How guests' instructions are executed: `kvm`, or `tcg` and why not better.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accelerator: Option<String>,
+    /// What somebody should look at; empty when all is well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub health: Vec<NodeCondition>,
+    /// What it is made of; only where one node is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<NodeHardware>,
     /// Logical CPUs of the machine.
     pub cpus: u32,
     /// Virtual CPUs that servers may have in sum.
@@ -296,6 +308,31 @@ impl Operation for CreateJoinToken {
         description: "The token is good for one machine and is shown this once.",
         columns: &["command", "expires_at"],
         examples: &[Example { title: "For the next hour", command: "nephos node join-token" }],
+        ..Spec::DEFAULT
+    };
+}
+
+/// Make a node's agent the program that the control plane is.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpgradeNode {
+    /// Name or id.
+    pub node: Reference,
+}
+impl Operation for UpgradeNode {
+    type Output = Started<Node>;
+    const SPEC: Spec = Spec {
+        name: "node.upgrade",
+        method: Method::Post,
+        path: "/v1/nodes/{node}/upgrade",
+        permission: Permission::SYSTEM_ADMIN,
+        effect: Effect::Changes,
+        summary: "Make a node's agent the same program as the control plane",
+        description: "The agent fetches the program, tries whether it would work there, replaces its own file and goes on as \
+                      the new one. Servers go on running. If the program does not work there, the agent stays what it is.",
+        positional: &["node"],
+        columns: COLUMNS,
+        examples: &[Example { title: "After the control plane was upgraded", command: "nephos node upgrade rack1-a" }],
         ..Spec::DEFAULT
     };
 }
