@@ -90,7 +90,6 @@ pub fn kinds(kinds: Kinds) -> Kinds {
         .with::<flavor::Flavor>()
         .with::<group::ServerGroup>()
         .with::<keypair::KeyPair>()
-        .with::<placement::Policy>()
         .with::<quota::Quota>()
         .with::<quota::DomainQuota>()
         .with::<server::Server>()

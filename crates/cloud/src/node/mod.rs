@@ -49,7 +49,7 @@ use self::{live::Live, record::NodeRecord};
 use crate::{
     CLOUD,
     cluster::Peers,
-    compute::placement::{Amounts, Class},
+    compute::placement::{Amounts, Class, Policy},
     journal::Engine,
     name_claim,
 };
@@ -57,7 +57,7 @@ use crate::{
 /// The kinds that the store is opened with for this family.
 #[must_use]
 pub fn kinds(kinds: Kinds) -> Kinds {
-    kinds.with::<Node>().with::<JoinToken>().with::<StreamWish>().with::<Aggregate>()
+    kinds.with::<Node>().with::<JoinToken>().with::<StreamWish>().with::<Aggregate>().with::<Policy>()
 }
 
 /// What nodes run.
