@@ -90,7 +90,7 @@ async fn drain(compute: Arc<Compute>, session: Session, input: DrainNode) -> Res
 }
 
 /// The definition; it begins with a node that takes no new servers, and says which workflow drains it.
-pub(super) fn definition(held: &Held) -> Definition<Effects> {
+pub(crate) fn definition(held: &Held) -> Definition<Effects> {
     let mut definition = Definition::builder::<Input>(NAME);
     let (compute, undoing) = (held.clone(), held.clone());
     definition

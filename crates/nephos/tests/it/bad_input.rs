@@ -36,7 +36,8 @@ async fn call(client: &Client, entry: &Entry, input: &Value) -> Result<()> {
 /// A value of the right type for a field, which names nothing that exists.
 fn sample(fields: &Fields, name: &str) -> Value {
     let schema = fields.get(name).cloned().unwrap_or_default();
-    if let Some(first) = schema.get("enum").and_then(|values| values.get(0)) {
+    let first = schema.pointer("/enum/0").or_else(|| schema.pointer("/oneOf/0/const"));
+    if let Some(first) = first {
         return first.clone();
     }
     if name == "url" {

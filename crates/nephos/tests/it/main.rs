@@ -16,6 +16,7 @@ mod help;
 mod inside;
 mod media;
 mod nodes;
+mod placement;
 mod quota;
 mod shell;
 mod tls;

@@ -1,7 +1,9 @@
 //! Each action under every fault: a crash, a double call, a failure, a cancellation at each step and undo. However it
 //! goes, the server is as asked or as before, and claims and quotas are exactly what servers take.
 
+mod creators;
 mod deadlines;
+mod moving;
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,6 +14,7 @@ use nephos_node_api::{
     BootSource, Content as Bulk, ControlPlane, Hardware, Hello, ImageSource, Inventory, PROTOCOL_VERSION, PortRange,
     ServerReport, ServerState, SnapshotHeader, SnapshotReport, SnapshotState, WantedPower,
 };
+use nephos_ops::placement::GroupPolicy;
 use nephos_store::{Author, Query, Sqlite, Store, Transaction};
 use nephos_types::{Bytes, FlavorId, ImageId, Labels, NodeId, ProjectId, ServerId, Timestamp, WorkflowId};
 use nephos_workflow::{
@@ -29,7 +32,8 @@ use crate::{
     Handlers,
     compute::{
         Compute, Held, Settings,
-        placement::{Amounts, Needs},
+        group::{self, ServerGroup},
+        placement::{Amounts, Needs, Together},
         quota,
         server::{
             Server,
@@ -52,6 +56,8 @@ pub(crate) struct World {
     images: Arc<Images>,
     pub(crate) compute: Arc<Compute>,
     pub(crate) node: NodeId,
+    /// Another one, for what moves.
+    other: NodeId,
     project: ProjectId,
     server: ServerId,
     before: Before,
@@ -181,9 +187,16 @@ impl World {
         let workload: Arc<dyn Workload> = compute.clone();
         nodes.attach(&workload, Arc::new(NodeImages(images.clone())));
         let node = nodes.local("n", "n").await.unwrap();
-        let hello =
-            Hello { protocol: PROTOCOL_VERSION, agent_version: "1".to_owned(), inventory: inventory(), program: None };
-        nodes.hello(node, "here".to_owned(), hello).await.unwrap();
+        let other = nodes.local("m", "m").await.unwrap();
+        for node in [node, other] {
+            let hello = Hello {
+                protocol: PROTOCOL_VERSION,
+                agent_version: "1".to_owned(),
+                inventory: inventory(),
+                program: None,
+            };
+            nodes.hello(node, "here".to_owned(), hello).await.unwrap();
+        }
 
         let (project, server) = (ProjectId::new(), ServerId::new());
         let mut body = running(node);
@@ -194,20 +207,32 @@ impl World {
             let capacity = Amounts { vcpus: 16, memory_mib: 8192, disk_gib: 100 };
             transaction = claim_capacity(transaction, node, amounts, capacity);
         }
+        if let Some(id) = body.placing.group {
+            let group = ServerGroup { policy: GroupPolicy::Affinity, max_per_node: 1 };
+            let alone = Together { policy: group.policy, most: 1, on: [].into() };
+            transaction = transaction.create(nephos_store::Draft::new(id, group).project(project));
+            transaction = group::claim(&store, transaction, id, &alone, node, None);
+        }
         let before = Before::of(&body);
         let draft =
             nephos_store::Draft::new(server, body).project(project).name("web".parse::<nephos_types::Name>().unwrap());
         store.commit(transaction.create(draft)).await.unwrap();
-        Self { _folder: folder, store, _nodes: nodes, images, compute, node, project, server, before }
+        Self { _folder: folder, store, _nodes: nodes, images, compute, node, other, project, server, before }
     }
 
     fn server(&self) -> Server {
         self.store.get::<Server>(self.server).unwrap().body.clone()
     }
 
-    /// The node does what it should, at once, and says so.
+    /// The nodes do what they should, at once, and say so.
     async fn work(&self) {
-        for desired in self.compute.desired(self.node) {
+        for node in [self.node, self.other] {
+            self.work_on(node).await;
+        }
+    }
+
+    async fn work_on(&self, node: NodeId) {
+        for desired in self.compute.desired(node) {
             let power = match desired.power {
                 WantedPower::On { .. } => Some(Power::On),
                 WantedPower::Off { .. } => Some(Power::Off),
@@ -221,7 +246,7 @@ impl World {
                 let body = Box::pin(futures_util::stream::iter([Ok(vec![1u8; 4096].into())]));
                 let content = Bulk { length: 4096, body };
                 // Refused if the image is gone by now.
-                if NodeImages(self.images.clone()).receive(self.node, task.image, header, content).await.is_ok() {
+                if NodeImages(self.images.clone()).receive(node, task.image, header, content).await.is_ok() {
                     snapshots.push(SnapshotReport { image: task.image, state: SnapshotState::Done });
                 }
             }
@@ -233,7 +258,7 @@ impl World {
             };
             let (id, generation) = (desired.id, desired.generation);
             let report = ServerReport { id, generation, state, error: None, restarts: 0, snapshots };
-            self.compute.report(self.node, &[report]).await.unwrap();
+            self.compute.report(node, &[report]).await.unwrap();
         }
     }
 
@@ -241,18 +266,38 @@ impl World {
     fn exact(&self) -> Result<(), String> {
         let server = self.server();
         let amounts = server.amounts();
-        let on_node = if server.node.is_some() { amounts } else { Amounts::default() };
         let images = self.store.list::<Image>(&Query::all()).items.len();
-        for (counter, wanted) in [
-            (format!("capacity/{}/vcpus", self.node), on_node.vcpus),
-            (format!("capacity/{}/memory_mib", self.node), on_node.memory_mib),
-            (format!("capacity/{}/disk_gib", self.node), on_node.disk_gib),
-            (format!("capacity/{}/servers", self.node), u64::from(server.node.is_some())),
+        let mut counters = vec![];
+        for node in [self.node, self.other] {
+            let here = server.node == Some(node);
+            let on_node = if here { amounts } else { Amounts::default() };
+            counters.extend([
+                (format!("capacity/{node}/vcpus"), on_node.vcpus),
+                (format!("capacity/{node}/memory_mib"), on_node.memory_mib),
+                (format!("capacity/{node}/disk_gib"), on_node.disk_gib),
+                (format!("capacity/{node}/servers"), u64::from(here)),
+            ]);
+            if let Some(group) = server.placing.group {
+                counters.push((format!("group/{group}/node/{node}"), u64::from(here)));
+            }
+        }
+        if let Some(group) = server.placing.group {
+            counters.push((format!("group/{group}/placed"), u64::from(server.node.is_some())));
+            let place = self.store.owner(&format!("group/{group}/place"));
+            if place != server.node.map(|node| node.to_string()) {
+                return Err(format!("the group's place is {place:?}"));
+            }
+        }
+        if server.placing.moving.is_some() {
+            return Err("it still moves".to_owned());
+        }
+        counters.extend([
             (format!("quota/{}/vcpus", self.project), amounts.vcpus),
             (format!("quota/{}/memory_mib", self.project), amounts.memory_mib),
             (format!("quota/{}/servers", self.project), 1),
             (format!("quota/{}/images", self.project), images as u64),
-        ] {
+        ]);
+        for (counter, wanted) in counters {
             let found = self.store.counter(&counter);
             if found != i64::try_from(wanted).unwrap() {
                 return Err(format!("{counter} is {found} instead of {wanted}"));
