@@ -192,6 +192,8 @@ async fn move_servers(compute: &Compute, context: &StepContext<Input>) -> Answer
     for record in &all {
         match leaving(compute, record, drain) {
             Leaving::Busy(workflow, moves) => {
+                // Whoever committed it may have been cut off before it was taken up.
+                compute.engine.kick(workflow);
                 busy.push((record.meta.id, workflow));
                 moving += usize::from(moves);
             }
