@@ -174,7 +174,14 @@ async fn what_does_not_exist_is_not_found_everywhere() {
     let demo = cloud.demo().await;
     let mut wrong = vec![];
     for entry in table().iter().filter(|entry| entry.spec.path_fields().next().is_some()) {
-        let got = call(&demo, entry, &Value::Object(whole(entry))).await;
+        let input = whole(entry);
+        // One of a few words names something that is there.
+        let fields = Fields::of(entry);
+        let is_word = |field| fields.get(field).is_some_and(|schema| schema.get("oneOf").is_some());
+        if entry.spec.path_fields().any(is_word) {
+            continue;
+        }
+        let got = call(&demo, entry, &Value::Object(input)).await;
         // An input that is refused before anything is looked up is fine, too.
         expect(entry, "absent", got, &[ErrorKind::NotFound, ErrorKind::Invalid], &mut wrong);
     }
