@@ -85,6 +85,10 @@ impl Streams {
             StreamPurpose::FetchImage { image } => self.fetch(&waiting, &image).await,
             StreamPurpose::Ask { server } => self.ask(&waiting, server).await,
             StreamPurpose::Usage { server, query } => self.usage(&waiting, server, query).await,
+            StreamPurpose::Unknown => Err(Ended::Refused(
+                Error::new(ErrorKind::Unsupported, "agent_too_old", "The agent is too old for what is asked of it")
+                    .next("make it the control plane's program", Some("nephos node upgrade".to_owned())),
+            )),
         };
         match opened {
             Ok(()) => Ok(()),

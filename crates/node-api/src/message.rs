@@ -316,6 +316,9 @@ pub enum StreamPurpose {
         /// Which samples.
         query: UsageQuery,
     },
+    /// Something that a newer control plane asks for.
+    #[serde(other)]
+    Unknown,
 }
 
 /// How far the fetching of an image is.
@@ -482,4 +485,23 @@ pub struct Condition {
     pub code: String,
     /// What is so and what to do, without figures that change.
     pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_newer_control_plane_asks_for_does_not_hide_the_rest() {
+        let stream = StreamId::new();
+        let purpose = serde_json::json!({ "type": "teleport", "server": "srv-1", "how": ["far"] });
+        let newer = serde_json::json!({
+            "revision": 7,
+            "servers": [],
+            "streams": [{ "id": stream, "purpose": purpose, "soon": true }],
+            "weather": "fine",
+        });
+        let desired: Desired = serde_json::from_value(newer).unwrap();
+        assert_eq!(desired.streams, [StreamRequest { id: stream, purpose: StreamPurpose::Unknown, at: None }]);
+    }
 }

@@ -10,6 +10,7 @@ use nephos_types::{Error, ErrorKind, ImageId, ServerId};
 use crate::{
     Running,
     fake::{Fake, server},
+    join::until,
 };
 
 const ON: WantedPower = WantedPower::On { restart: true };
@@ -61,7 +62,7 @@ async fn a_copy_is_made_once_and_sent_until_it_has_arrived() {
     // Not asked for any more, nothing of it is left; a running server is none the worse.
     control.want_server(&web);
     control.until("forgotten", |state| state.reports.get(&web.id)?.snapshots.is_empty().then_some(())).await;
-    assert_eq!(std::fs::read_dir(folder.path().join("snapshots")).unwrap().count(), 0);
+    until(|| std::fs::read_dir(folder.path().join("snapshots")).unwrap().count() == 0).await;
     control.until_reached(web.id, 1, Some(Power::On)).await;
     drop(agent);
 }

@@ -10,7 +10,10 @@ use crate::fake::{Answered, Running, TABLE, TOKEN, start};
 fn target(entry: &Entry, fields: &Fields) -> String {
     let mut path = entry.spec.path.to_owned();
     for name in entry.spec.path_fields() {
-        path = path.replace(&format!("{{{name}}}"), "x");
+        // One of a few words, where only those are taken.
+        let schema = fields.get(name).cloned().unwrap_or_default();
+        let word = schema.pointer("/enum/0").or_else(|| schema.pointer("/oneOf/0/const")).and_then(Value::as_str);
+        path = path.replace(&format!("{{{name}}}"), word.unwrap_or("x"));
     }
     if in_query(entry) {
         let query: Vec<String> = others(entry, fields)

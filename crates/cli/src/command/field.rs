@@ -237,7 +237,7 @@ impl Field {
     fn help(&self) -> String {
         let mut help = self.description.trim().trim_end_matches('.').to_owned();
         match &self.kind {
-            Kind::Text { long: true, .. } => help.push_str("; @FILE reads it from a file, @- from standard input"),
+            Kind::Text { long: true, .. } => help.push_str("; @FILE from a file, @- from stdin"),
             Kind::Text { secret: true, .. } => help.push_str("; `-` reads it from standard input"),
             _ => {}
         }

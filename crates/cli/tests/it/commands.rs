@@ -287,7 +287,7 @@ async fn words_are_completed_without_the_cloud_and_names_with_it() {
         assert_eq!(ran.code, 0, "{ran:?}");
         ran.out.lines().map(|line| line.split('\t').next().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    assert_eq!(offered("nephos serv").await, ["server"]);
+    assert_eq!(offered("nephos serv").await, ["server", "server-group"]);
     assert!(offered("nephos server con").await.contains(&"console-log".to_owned()));
     assert!(offered("nephos server create --fl").await.contains(&"--flavor".to_owned()));
     assert_eq!(offered("nephos server show web").await, ["web-1", "web-2"]);

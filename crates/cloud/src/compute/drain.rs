@@ -9,7 +9,7 @@ use std::sync::Arc;
 use nephos_ops::{Started, node as ops, placement::DrainNode};
 use nephos_store::{CommitError, Query, Record, Transaction};
 use nephos_types::{Error, NodeId, Result, WorkflowId};
-use nephos_workflow::{Definition, Done, Failure, RunState, StepContext, settled_key};
+use nephos_workflow::{Definition, Done, Failure, Run, RunState, StepContext, settled_key};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -171,17 +171,32 @@ fn leaving(compute: &Compute, record: &Record<Server>, drain: WorkflowId) -> Lea
         };
     }
     let tried = record.body.last_workflow.and_then(|last| compute.store.get::<WorkflowRun>(last));
-    if let Some(run) = tried.filter(|run| *run.body.0.definition == *MOVE) {
-        let ours = run.body.0.input.get("change").and_then(|change| Move::deserialize(change).ok());
-        if ours.is_some_and(|change| change.drain == Some(drain)) {
-            let why = run.body.0.error.as_ref().map_or_else(|| "it was cancelled".to_owned(), ToString::to_string);
-            return Leaving::Stays(why);
-        }
+    if let Some(run) = tried.filter(|run| drain_of(&run.body.0) == Some(drain)) {
+        let why = run.body.0.error.as_ref().map_or_else(|| "it was cancelled".to_owned(), ToString::to_string);
+        return Leaving::Stays(why);
     }
     match actions::movable(compute, record) {
         Ok(()) => Leaving::Ready,
         Err(error) => Leaving::Stays(error.to_string()),
     }
+}
+
+/// The moves that this drain has begun and that are neither over nor stuck.
+fn unsettled(compute: &Compute, drain: WorkflowId) -> Vec<WorkflowId> {
+    let open = compute.store.list::<WorkflowRun>(&journal::open_runs()).items;
+    let ours = |run: &&Arc<Record<WorkflowRun>>| {
+        let run = &run.body.0;
+        run.state != RunState::Stuck && drain_of(run) == Some(drain)
+    };
+    open.iter().filter(ours).map(|run| run.meta.id).collect()
+}
+
+/// The drain that a run is part of, if it is a move that a drain has begun.
+fn drain_of(run: &Run) -> Option<WorkflowId> {
+    if *run.definition != *MOVE {
+        return None;
+    }
+    run.input.get("change").and_then(|change| Move::deserialize(change).ok())?.drain
 }
 
 async fn move_servers(compute: &Compute, context: &StepContext<Input>) -> Answer<Drained> {
@@ -217,6 +232,12 @@ async fn move_servers(compute: &Compute, context: &StepContext<Input>) -> Answer
         }
     }
     if busy.is_empty() {
+        // A move that is not over may still fail and bring its server back.
+        let ending = unsettled(compute, drain);
+        if !ending.is_empty() {
+            context.progress(None, format!("{} on the node, {} about to have moved", all.len(), ending.len()));
+            return Ok(Done::wait(ending.into_iter().take(SIGNALS).map(settled_key).collect::<Vec<_>>(), LOOK_AGAIN));
+        }
         let left = stayed.len();
         stayed.truncate(NAMED);
         let summary = if left == 0 { "no server is left".to_owned() } else { format!("{left} could not be moved") };

@@ -217,8 +217,8 @@ impl Operation for ResetServerPassword {
         examples: &[
             Example { title: "A generated one for root", command: "nephos server reset-password web-1" },
             Example {
-                title: "One of your own, from standard input",
-                command: "nephos server reset-password web-1 --user debian --password -",
+                title: "A generated one for another user",
+                command: "nephos server reset-password web-1 --user debian",
             },
         ],
         ..INSIDE

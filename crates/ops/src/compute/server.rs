@@ -219,16 +219,16 @@ pub struct CreateServer {
     /// Name or id of the server group to belong to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<Reference>,
-    /// TCP ports of the server that shall be reachable on its node's loopback, at most 16.
+    /// TCP ports of it that its node's loopback leads to, at most 16.
     #[serde(default, skip_serializing_if = "List::is_empty")]
     pub forward: List<Number<1, 65535>, 16>,
-    /// What the server's own first-boot software (cloud-init) is given.
+    /// User data for its first boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_data: Option<Text<65535>>,
-    /// Files that its own first-boot software (cloud-init) writes, at most 10.
+    /// Files that its first-boot software writes, at most 10.
     #[serde(default, skip_serializing_if = "List::is_empty")]
     pub files: List<Personality, 10>,
-    /// What its owner notes about it; also on the server's configuration drive (`meta` in NoCloud's meta-data).
+    /// What its owner notes about it; also on its configuration drive.
     #[serde(default, skip_serializing_if = "Properties::is_empty")]
     pub metadata: Properties,
     /// Words to find it by, at most 50.
