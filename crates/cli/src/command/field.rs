@@ -296,7 +296,8 @@ impl Kind {
     fn value_name(&self, flag: &str) -> String {
         match self {
             Self::Text { long: true, .. } => "TEXT|@FILE".to_owned(),
-            Self::Text { .. } | Self::Choice(_) => flag.to_uppercase(),
+            // Its last word says what it is: `--forbidden-trait <TRAIT>`.
+            Self::Text { .. } | Self::Choice(_) => flag.rsplit('-').next().unwrap_or(flag).to_uppercase(),
             Self::Integer { unit: Some(Unit::Second), .. } => "DURATION".to_owned(),
             Self::Integer { unit: Some(_), .. } => "SIZE".to_owned(),
             Self::Integer { .. } | Self::Number => "N".to_owned(),

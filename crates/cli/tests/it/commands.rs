@@ -89,11 +89,14 @@ Arguments:
   <NAME>  Name, unique in the cloud
 
 Options:
-      --memory-mib <SIZE>  Memory in MiB, 16 to 16777216
-      --vcpus <N>          Virtual CPUs, 1 to 512
-      --disk-gib <SIZE>    Root disk in GiB, up to 65536; 0 means the image's own size
-      --label <KEY=VALUE>  Labels
-  -h, --help               Print help (see more with '--help')
+      --memory-mib <SIZE>        Memory in MiB, 16 to 16777216
+      --vcpus <N>                Virtual CPUs, 1 to 512
+      --disk-gib <SIZE>          Root disk in GiB, up to 65536; 0 means the image's own size
+      --forbidden-trait <TRAIT>  Traits that a node must not have, at most 50
+      --label <KEY=VALUE>        Labels
+      --property <KEY=VALUE>     Properties that the aggregates of a node must have
+      --required-trait <TRAIT>   Traits that a node must have, at most 50
+  -h, --help                     Print help (see more with '--help')
 
 More, with examples: --help
 "
