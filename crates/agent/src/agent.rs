@@ -240,11 +240,14 @@ impl Agent {
     /// Measures what running servers use, as often as the control plane wishes.
     async fn measure(&self) -> Result<()> {
         /// How often it is looked whether the control plane wishes it by now.
-        const IDLE: Duration = Duration::from_secs(5);
+        const IDLE: Duration = Duration::from_millis(500);
+        if self.config.usage_samples == 0 {
+            return std::future::pending().await;
+        }
         let mut next = Instant::now();
         loop {
             let every = self.usage_every_ms.load(Ordering::Relaxed);
-            if every == 0 || self.config.usage_samples == 0 {
+            if every == 0 {
                 tokio::time::sleep(IDLE).await;
                 continue;
             }
