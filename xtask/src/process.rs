@@ -50,9 +50,11 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// The repository's root.
+/// The repository's root. As cargo says at run time: what was built in one checkout may be run from another that shares
+/// its build cache.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| ".".into(), Path::to_path_buf)
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&package).parent().map_or_else(|| ".".into(), Path::to_path_buf)
 }
 
 /// Where cargo puts what it builds.

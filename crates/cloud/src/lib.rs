@@ -15,6 +15,7 @@ pub mod identity;
 pub mod image;
 mod journal;
 pub mod node;
+pub mod placement;
 mod resolve;
 mod session;
 pub mod system;

@@ -11,7 +11,6 @@ use nephos_types::{Name, NodeId, Number, Page, Reference, Result};
 use super::{
     Compute,
     flavor::Flavor,
-    placement::{Amounts, Candidate, Demand, Nodes, Policy, choose},
     server::{
         BY_NODE, Server,
         workflows::{demand, look},
@@ -20,6 +19,7 @@ use super::{
 use crate::{
     core::Handlers,
     node::{Aggregate, BY_AGGREGATE, Node},
+    placement::{Amounts, Candidate, Demand, Nodes, Policy, choose},
     resolve::name_of,
     session::Session,
 };

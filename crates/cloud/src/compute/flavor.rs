@@ -13,11 +13,12 @@ use nephos_store::{Draft, Kind, Query, Record, Store, Transaction};
 use nephos_types::{FlavorId, Name, Page, PageRequest, Result, Text};
 use serde::{Deserialize, Serialize};
 
-use super::{Compute, placement::Needs};
+use super::Compute;
 use crate::{
     core::Handlers,
     idempotency::Made,
     node::check_traits,
+    placement::Needs,
     resolve::{CLOUD, Named, name_claim, name_of},
     session::{Session, refusal},
 };

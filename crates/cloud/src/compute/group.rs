@@ -21,12 +21,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Compute,
-    placement::Together,
     server::{BY_GROUP, Server},
 };
 use crate::{
     core::Handlers,
     idempotency::Made,
+    placement::Together,
     resolve::{Named, name_claim, name_of},
     session::{Session, Visible, refusal},
 };

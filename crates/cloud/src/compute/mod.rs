@@ -11,7 +11,6 @@ mod drain;
 pub mod flavor;
 pub mod group;
 pub mod keypair;
-pub mod placement;
 mod policy;
 mod prefetch;
 pub mod quota;
@@ -25,7 +24,7 @@ use std::{
 use nephos_store::{Kinds, Store};
 use nephos_types::{Error, Id, Result};
 
-use crate::{core::Handlers, identity::ProjectUse, image::Images, journal::Engine, node::Nodes};
+use crate::{core::Handlers, identity::ProjectUse, image::Images, journal::Engine, node::Nodes, placement};
 
 /// The family's state: handles to what it works with, and the picture that placement decides on.
 pub struct Compute {

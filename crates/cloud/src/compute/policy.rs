@@ -10,14 +10,11 @@ use nephos_store::{Draft, Query};
 use nephos_types::{Error, Name, NodeId, Number, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Compute,
-    placement::{Place, Policy},
-    server::Server,
-};
+use super::{Compute, server::Server};
 use crate::{
     core::Handlers,
     journal::{BY_SUBJECT, WorkflowRun},
+    placement::{Place, Policy},
     resolve::name_of,
     session::Session,
 };

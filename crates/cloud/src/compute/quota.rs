@@ -11,10 +11,11 @@ use nephos_store::{Author, Bound, CommitError, Draft, Kind, Query, Record, Store
 use nephos_types::{DomainId, Error, ErrorKind, Id, Number, ProjectId, Reference, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{Compute, keypair, placement::Amounts};
+use super::{Compute, keypair};
 use crate::{
     core::Handlers,
     identity::kinds::{Domain, Project},
+    placement::Amounts,
     session::Session,
     workflow::{MOST_SCHEDULES, schedules_counter},
 };

@@ -49,9 +49,9 @@ use self::{live::Live, record::NodeRecord};
 use crate::{
     CLOUD,
     cluster::Peers,
-    compute::placement::{Amounts, Class, Policy},
     journal::Engine,
     name_claim,
+    placement::{Amounts, Class, Policy},
 };
 
 /// The kinds that the store is opened with for this family.

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{Node, Nodes, Reachable, aggregate, aggregate::Aggregate, record::NodeRecord, traits};
 use crate::{
     Handlers, Session,
-    compute::placement::{Abilities, Amounts, Class, DEFAULT_ZONE, Policy, first_of},
+    placement::{Abilities, Amounts, Class, DEFAULT_ZONE, Policy, first_of},
     resolve::name_of,
 };
 

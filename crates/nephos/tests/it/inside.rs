@@ -211,9 +211,9 @@ async fn python(cloud: &CloudProcess, demo: &Client, password: &str) {
     let expired = json!({ "server": "one", "valid_seconds": 1 });
     let expired: MakeConsoleUrl = serde_json::from_value(expired).unwrap();
     let expired = demo.call(expired).await.unwrap().url;
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/consoles.py");
+    let script = crate::beside("consoles.py");
     let mut command = Command::new(Path::new(&python).join("python3"));
-    command.args([script, &serial, &vnc, &expired, password]);
+    command.args([&script, &serial, &vnc, &expired, password]);
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && said.trim() == "ok", "{said}{complained}\n{}", cloud.log_text());

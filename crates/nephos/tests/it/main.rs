@@ -25,3 +25,8 @@ mod xml_rpc;
 
 /// The binary under test.
 const NEPHOS: &str = env!("CARGO_BIN_EXE_nephos");
+
+/// A file that lies beside these tests. As cargo says at run time: checkouts may share a build cache.
+fn beside(file: &str) -> String {
+    format!("{}/tests/it/{file}", std::env::var("CARGO_MANIFEST_DIR").unwrap())
+}

@@ -10,9 +10,9 @@ use crate::{bad_input::simulated, help::blank_image};
 async fn python_scripts_can_use_the_cloud() {
     let cloud = simulated().await;
     blank_image(&cloud.demo().await, "blank").await;
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/xml_rpc.py");
+    let script = crate::beside("xml_rpc.py");
     let mut command = Command::new("/usr/bin/python3");
-    command.args([script, &cloud.url(), PASSWORD]);
+    command.args([&script, &cloud.url(), PASSWORD]);
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}{complained}");

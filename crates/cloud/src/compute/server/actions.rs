@@ -29,17 +29,13 @@ use super::{
     },
 };
 use crate::{
-    compute::{
-        Compute,
-        flavor::Flavor,
-        placement::{self, Amounts, Candidate, Demand, Nodes},
-        quota,
-    },
+    compute::{Compute, flavor::Flavor, quota},
     core::Handlers,
     idempotency::Made,
     image::{self, Image, SnapshotDraft, bootable},
     journal,
     node::Node,
+    placement::{self, Amounts, Candidate, Demand, Nodes},
     resolve::name_of,
     session::{Session, refusal},
 };

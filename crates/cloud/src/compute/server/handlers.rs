@@ -31,7 +31,6 @@ use crate::{
         flavor::Flavor,
         group::{self, ServerGroup},
         keypair::KeyPair,
-        placement::Needs,
         quota,
     },
     core::Handlers,
@@ -39,6 +38,7 @@ use crate::{
     image::{self, Image},
     journal,
     node::{Node, check_traits},
+    placement::Needs,
     resolve::{Named, name_claim, name_of},
     session::{Session, Visible, refusal},
 };

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config_drive::{self, DriveFormat, Recipient};
 use crate::{
-    compute::placement::{Amounts, Demand, Needs},
+    placement::{Amounts, Demand, Needs},
     resolve::name_of,
 };
 

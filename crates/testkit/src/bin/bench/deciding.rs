@@ -5,9 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nephos_cloud::compute::placement::{
-    Abilities, Amounts, Candidate, Candidates, Class, DEFAULT_ZONE, Demand, Look, Policy,
-};
+use nephos_cloud::placement::{Abilities, Amounts, Candidate, Candidates, Class, DEFAULT_ZONE, Demand, Look, Policy};
 use nephos_driver::{ComputeDriver, DiskFormat, simulated::SimulatedHost};
 use nephos_types::Id;
 

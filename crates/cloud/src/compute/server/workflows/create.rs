@@ -12,12 +12,12 @@ use super::{
 use crate::{
     compute::{
         Compute, Held, group,
-        placement::{Candidate, Demand, Look, Place, Policy},
         policy::Placed,
         server::{Server, record::Life},
     },
     journal::Effects,
     node::Summary,
+    placement::{Candidate, Demand, Look, Place, Policy},
 };
 
 /// The definition's name.

@@ -47,9 +47,10 @@ pub(super) use trash::{RESTORE, TRASH, Trash};
 
 use super::{Server, record::Life};
 use crate::{
-    compute::{Compute, Held, group, placement::Amounts},
+    compute::{Compute, Held, group},
     image,
     journal::{self, Effects},
+    placement::Amounts,
 };
 
 /// How often a step looks at the server even without a signal.

@@ -13,10 +13,10 @@ use super::{
 use crate::{
     compute::{
         Held,
-        placement::Needs,
         server::{Server, config_drive::DriveFormat},
     },
     journal::Effects,
+    placement::Needs,
 };
 
 /// The definition's name.

@@ -5,8 +5,9 @@ use nephos_types::{Error, ErrorKind, NodeId, Result};
 
 use super::{capacity, signed, used};
 use crate::{
-    compute::{Compute, placement::Amounts, quota, server::Server},
+    compute::{Compute, quota, server::Server},
     node::Summary,
+    placement::Amounts,
 };
 
 /// Refuses what there is no room for if `body` is to be instead of the record's. The transaction decides; this tells in

@@ -15,9 +15,10 @@ use super::{
     snapshot::{copied, discard},
 };
 use crate::{
-    compute::{Held, group, placement::Demand, policy::Placed, server::record::Destination},
+    compute::{Held, group, policy::Placed, server::record::Destination},
     image::Image,
     journal::Effects,
+    placement::Demand,
 };
 
 /// The definition's name.

@@ -33,7 +33,6 @@ use crate::{
     compute::{
         Compute, Held, Settings,
         group::{self, ServerGroup},
-        placement::{Amounts, Needs, Together},
         quota,
         server::{
             Server,
@@ -45,6 +44,7 @@ use crate::{
     image::{self, Folder, Image, Images, NodeImages, SnapshotDraft},
     journal::{Effects, Engine, StoreJournal},
     node::{self, ImageBytes, Nodes, Workload},
+    placement::{Amounts, Needs, Together},
 };
 
 /// A control plane with one node and one server.

@@ -6,8 +6,8 @@ use nephos_types::ServerGroupId;
 
 use super::{super::CREATE, *};
 use crate::{
-    compute::placement::Demand,
     journal::{self, WorkflowRun},
+    placement::Demand,
 };
 
 const CREATORS: usize = 64;
