@@ -1,4 +1,5 @@
-//! What a hypervisor or container runtime must do, as one small trait, plus the data it is asked with.
+//! What a hypervisor or container runtime must do, as one small trait, plus the data it is asked with; and what a node's
+//! networks should be ([`network`]).
 //!
 //! Invariants: every call is an idempotent "ensure"; a driver decides no policy (when to restart, what to place where);
 //! guests outlive the process that started them, and a new process finds them again by [`ComputeDriver::list`].
@@ -10,6 +11,7 @@ mod check;
 mod compute;
 pub mod contract;
 mod inside;
+pub mod network;
 mod observation;
 pub mod refusal;
 pub mod simulated;

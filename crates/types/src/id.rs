@@ -162,6 +162,8 @@ id_types! {
     DomainId = "dom";
     /// A size that servers are made in.
     FlavorId = "flv";
+    /// An address of an external network that leads to a port.
+    FloatingIpId = "fip";
     /// A group of users.
     GroupId = "grp";
     /// What a caller's idempotency key made.
@@ -174,18 +176,30 @@ id_types! {
     KeyPairId = "kp";
     /// One user in one group.
     MembershipId = "mbr";
+    /// A network: what servers' ports are on.
+    NetworkId = "net";
     /// A machine that runs an agent.
     NodeId = "node";
     /// How servers are placed; there is one of it.
     PlacementId = "plc";
+    /// A port: where a server, or a router, is connected to a network.
+    PortId = "port";
+    /// One port of a floating IP that leads to one port of a server.
+    PortForwardingId = "pfw";
     /// A project: what owns resources and has quotas.
     ProjectId = "prj";
     /// One API request, as it appears in logs, audit and error answers.
     RequestId = "req";
     /// A named set of permissions.
     RoleId = "role";
+    /// A router: what connects networks.
+    RouterId = "rtr";
     /// A time at which a workflow starts, again and again.
     ScheduleId = "sch";
+    /// Rules for what may reach, and be reached from, the ports that have it.
+    SecurityGroupId = "sg";
+    /// One rule of a security group.
+    SecurityGroupRuleId = "sgrule";
     /// Servers that are placed with regard to each other.
     ServerGroupId = "sgr";
     /// A server (virtual machine or container).
@@ -194,6 +208,10 @@ id_types! {
     RevocationId = "rev";
     /// A byte stream between a client and a node (console, image data).
     StreamId = "stm";
+    /// A range of addresses of a network.
+    SubnetId = "sub";
+    /// Addresses that subnets are cut from.
+    SubnetPoolId = "pool";
     /// A user.
     UserId = "usr";
     /// A durable workflow run.
