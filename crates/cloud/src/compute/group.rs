@@ -118,6 +118,11 @@ pub(super) fn together(store: &Store, group: ServerGroupId, own: &[NodeId]) -> O
         .into_iter()
         .filter_map(|(key, count)| Some((key.strip_prefix(&prefix)?.parse().ok()?, u64::try_from(count).ok()?)))
         .collect();
+    if record.body.policy == GroupPolicy::Affinity {
+        // One that may go back to where it was before a resize draws nobody there.
+        let place = store.owner(&place_claim(group));
+        on.retain(|node, _| place == Some(node.to_string()));
+    }
     for node in own {
         if let Some(count) = on.get_mut(node) {
             *count = count.saturating_sub(1);
@@ -186,6 +191,29 @@ pub(super) fn turn_back(
             .claim(place_claim(id), stays),
         None => transaction,
     }
+}
+
+/// Makes the one of its two places that a server is to be on, `to`, the place of its group with affinity. `None` if others
+/// have joined it on the other one, so that it has to stay there.
+pub(super) fn prefer(
+    store: &Store,
+    transaction: Transaction,
+    id: Option<ServerGroupId>,
+    from: NodeId,
+    to: NodeId,
+) -> Option<Transaction> {
+    let affinity = |id: &ServerGroupId| {
+        store.get::<ServerGroup>(*id).is_some_and(|group| group.body.policy == GroupPolicy::Affinity)
+    };
+    let Some(id) = id.filter(affinity) else { return Some(transaction) };
+    (store.counter(&placed_counter(id)) <= 2).then(|| {
+        transaction
+            // Up and down again: refused if somebody joins it at this moment.
+            .add(placed_counter(id), 1, Bound::AtMost(3))
+            .add(placed_counter(id), -1, Bound::Any)
+            .release(place_claim(id), from)
+            .claim(place_claim(id), to)
+    })
 }
 
 pub(super) fn register(handlers: &mut Handlers, compute: &Arc<Compute>) {

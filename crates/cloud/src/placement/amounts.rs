@@ -1,9 +1,10 @@
 //! Amounts of what nodes have and servers take.
 
 use nephos_ops::placement::Overcommit;
+use serde::{Deserialize, Serialize};
 
 /// Amounts of what nodes have and servers take.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Amounts {
     /// Virtual CPUs.
     pub vcpus: u64,

@@ -1,7 +1,7 @@
 //! What people may ask of servers beyond making, starting and stopping them. Whatever can be known to fail is refused
 //! here, before any work begins.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use nephos_driver::{DiskFormat, Feature, Firmware};
 use nephos_node_api::BootSource;
@@ -25,17 +25,17 @@ use super::{
     record::{Life, Lock, Size, Task},
     workflows::{
         ActInput, Action, Before, MOVE, Move, REBUILD, RESCUE, RESIZE, RESTORE, REVERT, Rebuild, Rescue, ResizeTo,
-        SHELVE, SNAPSHOT, Shelve, Snapshot, UNRESCUE, UNSHELVE, demand, look, reclaim, relocate,
+        SHELVE, SNAPSHOT, Shelve, Snapshot, UNRESCUE, UNSHELVE, demand, drafted, look, relocate, settled, suits,
+        way_back, whereto,
     },
 };
 use crate::{
     compute::{Compute, flavor::Flavor, quota},
     core::Handlers,
     idempotency::Made,
-    image::{self, Image, SnapshotDraft, bootable},
+    image::{self, Image},
     journal,
     node::Node,
-    placement::{self, Amounts, Candidate, Demand, Nodes},
     resolve::name_of,
     session::{Session, refusal},
 };
@@ -281,40 +281,10 @@ async fn resize(compute: Arc<Compute>, session: Session, input: ResizeServer) ->
             claimed_disk_gib: if keeps { server.claimed_disk_gib } else { size.disk_gib },
             needs: size.needs(),
         };
-        suits(&compute, record, |server| server.placing.flavor = to.needs.clone())?;
-        let mut larger = server.clone();
-        larger.resize = Some(super::record::Resize { other: to.clone(), waits: None });
-        reclaim::check(&compute, record, &larger)?;
-        Ok((transaction.expect(&flavor), ResizeTo { to }))
+        whereto(&compute, record, &to)?;
+        Ok((transaction.expect(&flavor), ResizeTo { to, image: ImageId::new() }))
     })
     .await
-}
-
-/// Refuses if a server that asked for what `change` makes it ask could not be where it is.
-fn suits(compute: &Compute, record: &Record<Server>, change: impl FnOnce(&mut Server)) -> Result<()> {
-    let mut server = record.body.clone();
-    change(&mut server);
-    let Some(node) = server.node.and_then(|node| compute.nodes.summary(node)) else { return Ok(()) };
-    let demand = Demand { amounts: Amounts::default(), group: None, features: vec![], format: None, ..server.demand() };
-    // Whether the node is up, and takes others, does not matter for one that is there.
-    let candidate = Candidate {
-        node: node.id,
-        name: node.name.clone(),
-        up: true,
-        disabled: None,
-        class: node.class.clone(),
-        capacity: Amounts::default(),
-        used: Amounts::default(),
-    };
-    placement::choose(&Nodes::new(vec![candidate]), &compute.policy(), &demand).map_err(|error| {
-        let mut refusal = Error::conflict("node_unsuitable", "The server's node is not what would be asked for")
-            .detail(format!("node {}", node.name));
-        for reason in error.reasons {
-            refusal = refusal.reason(reason.subject, reason.constraint, reason.detail);
-        }
-        refusal.next("move it to one that is", None)
-    })?;
-    Ok(())
 }
 
 /// Refuses unless a resize waits for a decision.
@@ -330,8 +300,7 @@ fn undecided(session: &Session, record: &Record<Server>, done: &str) -> Result<(
 /// The transaction that confirms a resize.
 pub(super) fn confirmed(compute: &Compute, transaction: Transaction, record: &Record<Server>) -> Result<Transaction> {
     let mut body = record.body.clone();
-    body.resize = None;
-    Ok(reclaim::change(compute, transaction, record, &body)?.update(record, body))
+    Ok(settled(compute, transaction, record, &mut body)?.update(record, body))
 }
 
 async fn confirm_resize(compute: Arc<Compute>, session: Session, input: ConfirmResize) -> Result<ops::Server> {
@@ -355,7 +324,8 @@ async fn revert_resize(compute: Arc<Compute>, session: Session, input: RevertRes
         let server = &record.body;
         let old = server.resize.as_ref().map_or_else(|| server.size(), |resize| resize.other.clone());
         let to = Size { disk_gib: server.disk_gib, claimed_disk_gib: server.claimed_disk_gib, ..old };
-        Ok((transaction, ResizeTo { to }))
+        way_back(&compute, record, &to)?;
+        Ok((transaction, ResizeTo { to, image: ImageId::new() }))
     })
     .await
 }
@@ -376,45 +346,6 @@ async fn snapshot(
     })
     .await?;
     Ok(Started { workflow: started.workflow, resource: compute.images.shown(&session, image)? })
-}
-
-/// Adds the record of an image that a server's disk becomes.
-fn drafted(
-    compute: &Compute,
-    transaction: Transaction,
-    record: &Record<Server>,
-    image: ImageId,
-    name: &Name,
-    labels: Labels,
-    protected: bool,
-) -> Result<Transaction> {
-    let project = record.meta.project.ok_or_else(|| Error::bug("a server has no project"))?;
-    let server = &record.body;
-    let mut properties = boot_properties(server);
-    properties.insert("server".to_owned(), record.meta.id.to_string());
-    properties.insert("base_image".to_owned(), server.image.id.to_string());
-    let draft = SnapshotDraft { name, labels, properties, protected, min_disk_gib: server.disk_gib, min_memory_mib: 0 };
-    Ok(compute.images.draft(transaction, project, image, draft))
-}
-
-/// What an image of a server's disk has to say for it to boot as the server does.
-fn boot_properties(server: &Server) -> BTreeMap<String, String> {
-    let mut properties = BTreeMap::new();
-    let mut set = |name: &str, value: String| properties.insert(name.to_owned(), value);
-    if server.firmware == Firmware::Uefi {
-        set(bootable::FIRMWARE, "uefi".to_owned());
-    }
-    if server.drive_format == DriveFormat::OpenStack {
-        set(bootable::DRIVE_FORMAT, "openstack".to_owned());
-    }
-    if let BootSource::Kernel { kernel, initrd, command_line } = &server.boot {
-        set(bootable::KERNEL, kernel.id.to_string());
-        set(bootable::COMMAND_LINE, command_line.clone());
-        if let Some(initrd) = initrd {
-            set(bootable::RAM_DISK, initrd.id.to_string());
-        }
-    }
-    properties
 }
 
 async fn rescue(compute: Arc<Compute>, session: Session, input: RescueServer) -> Result<Started<ops::Server>> {

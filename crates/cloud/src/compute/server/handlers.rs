@@ -178,7 +178,7 @@ fn decide_creation(
             group: group.as_ref().map(|group| group.meta.id),
             flavor: size.needs(),
             image: image_needs(&image.records)?,
-            moving: None,
+            elsewhere: None,
         },
     };
     let amounts = body.amounts();

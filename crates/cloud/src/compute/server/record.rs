@@ -196,20 +196,27 @@ pub struct Placing {
     /// What its image asks for.
     #[serde(default, skip_serializing_if = "Needs::is_empty")]
     pub image: Needs,
-    /// Where it is moving to; claimed there is what it takes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub moving: Option<Destination>,
+    /// Another node that it has a claim on: where it is moving to or, while a resize that moved it is not decided, where
+    /// it was before.
+    #[serde(default, alias = "moving", skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<Place>,
 }
 
-/// A place on another node.
+/// A place on a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Destination {
+pub struct Place {
     /// The node.
     pub node: NodeId,
-    /// The driver that will run the server there.
+    /// The driver that runs the server there.
     pub driver: String,
     /// The node's ports for the server's forwards, in their order.
     pub ports: Vec<u16>,
+    /// What is claimed there.
+    #[serde(default)]
+    pub taken: Amounts,
+    /// The image as which its disk is to go there, if it is on its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<ImageId>,
 }
 
 /// A size.
@@ -233,7 +240,9 @@ pub struct Size {
 }
 
 impl Size {
-    fn amounts(&self) -> Amounts {
+    /// What a server of it takes.
+    #[must_use]
+    pub fn amounts(&self) -> Amounts {
         Amounts { vcpus: self.vcpus.into(), memory_mib: self.memory_mib, disk_gib: self.claimed_disk_gib }
     }
 }
@@ -328,9 +337,39 @@ impl Server {
         self.placing.flavor = size.needs;
     }
 
-    /// The nodes that it has a claim on: where it is, and where it is moving to.
-    pub fn claimed_nodes(&self) -> impl Iterator<Item = NodeId> {
-        self.node.into_iter().chain(self.placing.moving.as_ref().map(|to| to.node))
+    /// What is counted against its project's quota: what it takes where it is, or elsewhere if that is more.
+    #[must_use]
+    pub fn charged(&self) -> Amounts {
+        let here = self.amounts();
+        self.placing.elsewhere.as_ref().map_or(here, |place| here.most(place.taken))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn place(&self) -> Option<Place> {
+        Some(Place {
+            node: self.node?,
+            driver: self.driver.clone(),
+            ports: self.forwards.iter().map(|forward| forward.host_port).collect(),
+            taken: self.amounts(),
+            by: None,
+        })
+    }
+
+    /// Puts it somewhere else; nothing is known of what is there.
+    pub fn take_place(&mut self, place: &Place) {
+        self.node = Some(place.node);
+        self.driver.clone_from(&place.driver);
+        for (forward, port) in self.forwards.iter_mut().zip(&place.ports) {
+            forward.host_port = *port;
+        }
+        self.observed = None;
+        self.snapshots.clear();
+    }
+
+    /// All places that it has a claim on.
+    pub fn places(&self) -> impl Iterator<Item = Place> {
+        self.place().into_iter().chain(self.placing.elsewhere.clone())
     }
 
     /// When something happens to it by itself, if nothing else is being done to it then.

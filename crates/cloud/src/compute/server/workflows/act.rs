@@ -67,6 +67,15 @@ impl Before {
         self.size.clone()
     }
 
+    /// The size that a resize which waits for a decision can be reverted to.
+    pub(super) fn old_size(&self) -> Option<&Size> {
+        self.resize.as_ref().map(|resize| &resize.other)
+    }
+
+    pub(super) fn resize(&self) -> Option<Resize> {
+        self.resize.clone()
+    }
+
     pub(super) fn incarnation(&self) -> u64 {
         self.incarnation
     }

@@ -93,7 +93,7 @@ pub(crate) fn look(compute: &Compute) -> Look<impl Fn() -> (Vec<Candidate>, Poli
 
 /// What a server needs of a node, its group included.
 pub(crate) fn demand(compute: &Compute, server: &Server) -> Demand {
-    let own: Vec<NodeId> = server.claimed_nodes().collect();
+    let own: Vec<NodeId> = server.places().map(|place| place.node).collect();
     let group = server.placing.group.and_then(|id| group::together(&compute.store, id, &own));
     Demand { group, ..server.demand() }
 }

@@ -84,11 +84,11 @@ fn release(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
         transaction = compute.images.discard(transaction, image);
     }
     if let Some(project) = record.meta.project {
-        transaction = quota::give_back(&compute.store, transaction, project, record.body.amounts())
+        transaction = quota::give_back(&compute.store, transaction, project, record.body.charged())
             .release(name_claim::<Server>(&project.to_string(), name_of(&record)?), id);
     }
-    for node in record.body.claimed_nodes() {
-        compute.candidates.give_back(node, record.body.amounts());
+    for place in record.body.places() {
+        compute.candidates.give_back(place.node, place.taken);
     }
     Ok(Done::value(()).with(Some(transaction)))
 }

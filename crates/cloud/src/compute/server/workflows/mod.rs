@@ -15,12 +15,13 @@ mod resize;
 mod shelve;
 mod snapshot;
 mod trash;
+mod whereto;
 
 use std::{sync::Arc, time::Duration};
 
 use nephos_ops::compute::Fault;
 use nephos_store::{Bound, Record, Transaction};
-use nephos_types::{Error, ErrorKind, NodeId, Result, ServerId, Timestamp};
+use nephos_types::{Error, ErrorKind, NodeId, Result, ServerGroupId, ServerId, Timestamp};
 use nephos_workflow::{Done, Failure, StepContext};
 use serde::{Deserialize, Serialize};
 
@@ -40,12 +41,16 @@ pub(super) use power::{Action, Input as PowerInput};
 pub(super) use rebuild::{NAME as REBUILD, Rebuild};
 pub(crate) use relocate::{MOVE, Move};
 pub(super) use rescue::{RESCUE, Rescue, UNRESCUE};
-pub(super) use resize::{RESIZE, REVERT, Resize as ResizeTo};
+pub(super) use resize::{RESIZE, REVERT, Resize as ResizeTo, settled};
 pub(super) use shelve::{SHELVE, Shelve, UNSHELVE};
-pub(super) use snapshot::{NAME as SNAPSHOT, Snapshot};
+pub(super) use snapshot::{NAME as SNAPSHOT, Snapshot, drafted};
 pub(super) use trash::{RESTORE, TRASH, Trash};
+pub(super) use whereto::{suits, way_back, whereto};
 
-use super::{Server, record::Life};
+use super::{
+    Server,
+    record::{Life, Place},
+};
 use crate::{
     compute::{Compute, Held, group},
     image,
@@ -183,36 +188,29 @@ fn claim_capacity(transaction: Transaction, node: NodeId, taken: Amounts, capaci
 }
 
 /// Gives back everything that a server has claimed on nodes.
-fn release_node(compute: &Compute, mut transaction: Transaction, id: ServerId, server: &Server) -> Transaction {
-    if let Some(node) = server.node {
-        let ports = server.forwards.iter().map(|forward| forward.host_port);
-        transaction = release_place(compute, transaction, id, server, node, ports);
-    }
-    match &server.placing.moving {
-        Some(to) => release_place(compute, transaction, id, server, to.node, to.ports.iter().copied()),
-        None => transaction,
-    }
+fn release_node(compute: &Compute, transaction: Transaction, id: ServerId, server: &Server) -> Transaction {
+    let group = server.placing.group;
+    server.places().fold(transaction, |transaction, place| release_place(compute, transaction, id, group, &place))
 }
 
-/// Gives back what a server has claimed on one node.
+/// Gives back what a server of a group has claimed on one node.
 fn release_place(
     compute: &Compute,
     mut transaction: Transaction,
     id: ServerId,
-    server: &Server,
-    node: NodeId,
-    ports: impl IntoIterator<Item = u16>,
+    group: Option<ServerGroupId>,
+    place: &Place,
 ) -> Transaction {
-    let taken = server.amounts();
+    let Place { node, taken, ports, .. } = place;
     transaction = transaction
-        .add(capacity(node, "vcpus"), -signed(taken.vcpus), Bound::Any)
-        .add(capacity(node, "memory_mib"), -signed(taken.memory_mib), Bound::Any)
-        .add(capacity(node, "disk_gib"), -signed(taken.disk_gib), Bound::Any)
-        .add(capacity(node, "servers"), -1, Bound::Any);
-    for port in ports.into_iter().filter(|port| *port != 0) {
-        transaction = transaction.release(forward_claim(node, port), id);
+        .add(capacity(*node, "vcpus"), -signed(taken.vcpus), Bound::Any)
+        .add(capacity(*node, "memory_mib"), -signed(taken.memory_mib), Bound::Any)
+        .add(capacity(*node, "disk_gib"), -signed(taken.disk_gib), Bound::Any)
+        .add(capacity(*node, "servers"), -1, Bound::Any);
+    for port in ports.iter().filter(|port| **port != 0) {
+        transaction = transaction.release(forward_claim(*node, *port), id);
     }
-    group::release(&compute.store, transaction, server.placing.group, node)
+    group::release(&compute.store, transaction, group, *node)
 }
 
 /// What is claimed on a node, as the store counts.

@@ -3,6 +3,7 @@
 //! disk is safe in the image, and it can only go on.
 
 use nephos_node_api::WantedPower;
+use nephos_store::{Record, Transaction};
 use nephos_types::{Error, ImageId, NodeId, WorkflowId};
 use nephos_workflow::{Definition, Done, Failure};
 use serde::{Deserialize, Serialize};
@@ -15,8 +16,11 @@ use super::{
     snapshot::{copied, discard},
 };
 use crate::{
-    compute::{Held, group, policy::Placed, server::record::Destination},
-    image::Image,
+    compute::{
+        Compute, Held, group,
+        policy::Placed,
+        server::{Server, record::Place},
+    },
     journal::Effects,
     placement::Demand,
 };
@@ -46,7 +50,7 @@ pub(super) fn definition(held: &Held) -> Definition<Effects> {
     });
     plan.final_step("remove from node", |step| {
         let record = step.own()?;
-        if record.body.placing.moving.is_none() {
+        if record.body.placing.elsewhere.is_none() {
             return Ok(Done::value(()));
         }
         Ok(absent(&step.compute, &step.context, step.name, &record).unwrap_or_else(|| Done::value(())))
@@ -59,38 +63,73 @@ pub(super) fn definition(held: &Held) -> Definition<Effects> {
 }
 
 /// What a server needs of the node that it moves to.
-pub(crate) fn demand(compute: &crate::compute::Compute, server: &super::Server, to: Option<NodeId>) -> Demand {
+pub(crate) fn demand(compute: &Compute, server: &Server, to: Option<NodeId>) -> Demand {
     Demand { only: to, not: server.node, ..super::demand(compute, server) }
 }
 
 /// Claims room on another node.
 fn reserve(step: &Step<Move>) -> Answer<Placed> {
     let record = step.own()?;
-    if let Some(to) = &record.body.placing.moving {
+    if let Some(to) = &record.body.placing.elsewhere {
         return Ok(Done::value(Placed::Bare(to.node)));
     }
     let demand = demand(&step.compute, &record.body, step.change().to);
     let Chosen { place, driver, ports, transaction } = choose_place(&step.compute, step.effects(), &record, &demand)?;
     let mut body = record.body.clone();
-    body.placing.moving = Some(Destination { node: place.node, driver, ports });
+    let (node, by) = (place.node, Some(step.change().image));
+    body.placing.elsewhere = Some(Place { node, driver, ports, taken: demand.amounts, by });
     Ok(Done::value(Placed::from(&place)).with(Some(transaction.update(&record, body))))
 }
 
 /// Undo of the claim.
 fn give_back(step: &Step<Move>) -> Answer<()> {
-    let Some(record) = step.compute.store.get::<super::Server>(step.id()) else { return Ok(Done::value(())) };
+    let Some(record) = step.compute.store.get::<Server>(step.id()) else { return Ok(Done::value(())) };
     let mut body = record.body.clone();
     // A deletion that goes on with the server gives back what is left here.
-    let Some(to) = body.placing.moving.take().filter(|_| step.own().is_ok()) else { return Ok(Done::value(())) };
-    let none = crate::compute::server::Server { placing: Default::default(), ..record.body.clone() };
-    let transaction = release_place(&step.compute, step.effects(), record.meta.id, &none, to.node, to.ports);
-    let group = record.body.placing.group;
-    let transaction = match record.body.node {
-        Some(stays) => group::turn_back(&step.compute.store, transaction, group, to.node, stays),
-        None => group::release(&step.compute.store, transaction, group, to.node),
-    };
-    step.compute.candidates.give_back(to.node, record.body.amounts());
+    let Some(to) = body.placing.elsewhere.take().filter(|_| step.own().is_ok()) else { return Ok(Done::value(())) };
+    let transaction = turn_back(&step.compute, step.effects(), &record, &to);
     Ok(Done::value(()).with(Some(transaction.update(&record, body))))
+}
+
+/// Gives back the place that a server would have moved to.
+pub(super) fn turn_back(
+    compute: &Compute,
+    transaction: Transaction,
+    record: &Record<Server>,
+    to: &Place,
+) -> Transaction {
+    let transaction = release_place(compute, transaction, record.meta.id, None, to);
+    compute.candidates.give_back(to.node, to.taken);
+    let group = record.body.placing.group;
+    match record.body.node {
+        Some(stays) => group::turn_back(&compute.store, transaction, group, to.node, stays),
+        None => group::release(&compute.store, transaction, group, to.node),
+    }
+}
+
+/// Has a server's disk made anew from an image that exists for that, wherever the server is then.
+pub(super) fn made_from<C>(
+    step: &Step<C>,
+    transaction: Transaction,
+    server: &mut Server,
+    image: ImageId,
+) -> Result<Transaction, Failure> {
+    let (source, _) = step
+        .compute
+        .images
+        .source(image)
+        .map_err(Failure::fatal)?
+        .ok_or_else(|| Failure::fatal(Error::bug("a disk that was copied has no image")))?;
+    server.image = source;
+    server.incarnation += 1;
+    server.generation += 1;
+    server.wanted =
+        if step.before().ran { WantedPower::On { restart: server.restart } } else { WantedPower::Off { grace_ms: 0 } };
+    // What the disk was made from before is of no use any more if it was made for this server.
+    Ok(match server.own_image.replace(image).filter(|old| *old != image) {
+        Some(old) => step.compute.images.discard(transaction, old),
+        None => transaction,
+    })
 }
 
 /// The server is on the other node from now on, and made there from the copy of its disk.
@@ -101,38 +140,13 @@ fn change_node(step: &Step<Move>) -> Answer<()> {
         let discarded = step.compute.images.discard(step.effects(), image);
         return Ok(Done::value(()).with(Some(discarded)));
     };
-    let Some(to) = record.body.placing.moving.clone() else { return Ok(Done::value(())) };
-    let (source, _) = step
-        .compute
-        .images
-        .source(image)
-        .map_err(Failure::fatal)?
-        .ok_or_else(|| Failure::fatal(Error::bug("a disk that was copied has no image")))?;
     let mut body = record.body.clone();
-    body.placing.moving = None;
-    let mut transaction = step.effects();
-    if let Some(node) = record.body.node {
-        let ports = record.body.forwards.iter().map(|forward| forward.host_port);
-        transaction = release_place(&step.compute, transaction, record.meta.id, &body, node, ports);
-        step.compute.candidates.give_back(node, record.body.amounts());
+    let Some(to) = body.placing.elsewhere.take() else { return Ok(Done::value(())) };
+    let mut transaction = made_from(step, step.effects(), &mut body, image)?;
+    if let Some(from) = record.body.place() {
+        transaction = release_place(&step.compute, transaction, record.meta.id, body.placing.group, &from);
+        step.compute.candidates.give_back(from.node, from.taken);
     }
-    body.node = Some(to.node);
-    body.driver = to.driver;
-    for (forward, port) in body.forwards.iter_mut().zip(to.ports) {
-        forward.host_port = port;
-    }
-    body.observed = None;
-    body.snapshots.clear();
-    body.image = source;
-    body.incarnation += 1;
-    body.generation += 1;
-    body.wanted =
-        if step.before().ran { WantedPower::On { restart: body.restart } } else { WantedPower::Off { grace_ms: 0 } };
-    // What the disk was made from before is of no use any more if it was made for this server.
-    if let Some(old) = body.own_image.replace(image).filter(|old| *old != image)
-        && step.compute.store.get::<Image>(old).is_some()
-    {
-        transaction = step.compute.images.discard(transaction, old);
-    }
+    body.take_place(&to);
     Ok(Done::value(()).with(Some(transaction.update(&record, body))))
 }

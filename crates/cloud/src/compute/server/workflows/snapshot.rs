@@ -1,7 +1,11 @@
 //! `server.snapshot`: an image of a server's root disk. The image's record is made with the run.
 
-use nephos_node_api::{ImageSource, SnapshotState, SnapshotTask};
-use nephos_types::{Error, ImageId};
+use std::collections::BTreeMap;
+
+use nephos_driver::Firmware;
+use nephos_node_api::{BootSource, ImageSource, SnapshotState, SnapshotTask};
+use nephos_store::{Record, Transaction};
+use nephos_types::{Error, ImageId, Labels, Name, Result};
 use nephos_workflow::{Definition, Done, Failure};
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +14,14 @@ use super::{
     act::{Plan, Step},
     wait,
 };
-use crate::{compute::Held, journal::Effects};
+use crate::{
+    compute::{
+        Compute, Held,
+        server::{Server, config_drive::DriveFormat},
+    },
+    image::{SnapshotDraft, bootable},
+    journal::Effects,
+};
 
 /// The definition's name.
 pub(crate) const NAME: &str = "server.snapshot";
@@ -69,4 +80,43 @@ pub(super) fn copied<C>(step: &Step<C>, image: ImageId, freeze: bool) -> Result<
 pub(super) fn discard<C>(step: &Step<C>, image: ImageId) -> Answer<()> {
     let transaction = step.compute.images.discard(step.effects(), image);
     step.give_up(transaction, |server| server.snapshots.retain(|task| task.image != image))
+}
+
+/// Adds the record of an image that a server's disk becomes.
+pub(crate) fn drafted(
+    compute: &Compute,
+    transaction: Transaction,
+    record: &Record<Server>,
+    image: ImageId,
+    name: &Name,
+    labels: Labels,
+    protected: bool,
+) -> Result<Transaction> {
+    let project = record.meta.project.ok_or_else(|| Error::bug("a server has no project"))?;
+    let server = &record.body;
+    let mut properties = boot_properties(server);
+    properties.insert("server".to_owned(), record.meta.id.to_string());
+    properties.insert("base_image".to_owned(), server.image.id.to_string());
+    let draft = SnapshotDraft { name, labels, properties, protected, min_disk_gib: server.disk_gib, min_memory_mib: 0 };
+    Ok(compute.images.draft(transaction, project, image, draft))
+}
+
+/// What an image of a server's disk has to say for it to boot as the server does.
+fn boot_properties(server: &Server) -> BTreeMap<String, String> {
+    let mut properties = BTreeMap::new();
+    let mut set = |name: &str, value: String| properties.insert(name.to_owned(), value);
+    if server.firmware == Firmware::Uefi {
+        set(bootable::FIRMWARE, "uefi".to_owned());
+    }
+    if server.drive_format == DriveFormat::OpenStack {
+        set(bootable::DRIVE_FORMAT, "openstack".to_owned());
+    }
+    if let BootSource::Kernel { kernel, initrd, command_line } = &server.boot {
+        set(bootable::KERNEL, kernel.id.to_string());
+        set(bootable::COMMAND_LINE, command_line.clone());
+        if let Some(initrd) = initrd {
+            set(bootable::RAM_DISK, initrd.id.to_string());
+        }
+    }
+    properties
 }

@@ -4,6 +4,7 @@
 mod creators;
 mod deadlines;
 mod moving;
+mod resizing;
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +16,7 @@ use nephos_node_api::{
     ServerReport, ServerState, SnapshotHeader, SnapshotReport, SnapshotState, WantedPower,
 };
 use nephos_ops::placement::GroupPolicy;
-use nephos_store::{Author, Query, Sqlite, Store, Transaction};
+use nephos_store::{Author, Bound, Query, Sqlite, Store, Transaction};
 use nephos_types::{Bytes, FlavorId, ImageId, Labels, NodeId, ProjectId, ServerId, Timestamp, WorkflowId};
 use nephos_workflow::{
     Config, Definition,
@@ -61,6 +62,10 @@ pub(crate) struct World {
     project: ProjectId,
     server: ServerId,
     before: Before,
+    /// The server as it was made.
+    first: Server,
+    /// Memory that others take on the server's node.
+    crowd_mib: u64,
 }
 
 fn inventory() -> Inventory {
@@ -201,27 +206,58 @@ impl World {
         let (project, server) = (ProjectId::new(), ServerId::new());
         let mut body = running(node);
         setup(&mut body);
-        let amounts = body.amounts();
-        let mut transaction = quota::take(&store, Transaction::new(author()), project, amounts);
-        if body.node.is_some() {
-            let capacity = Amounts { vcpus: 16, memory_mib: 8192, disk_gib: 100 };
-            transaction = claim_capacity(transaction, node, amounts, capacity);
+        if let Some(place) = &mut body.placing.elsewhere {
+            place.node = other;
+        }
+        let mut transaction = quota::take(&store, Transaction::new(author()), project, body.charged());
+        let capacity = Amounts { vcpus: 16, memory_mib: 8192, disk_gib: 100 };
+        for place in body.places() {
+            transaction = claim_capacity(transaction, place.node, place.taken, capacity);
         }
         if let Some(id) = body.placing.group {
             let group = ServerGroup { policy: GroupPolicy::Affinity, max_per_node: 1 };
             let alone = Together { policy: group.policy, most: 1, on: [].into() };
             transaction = transaction.create(nephos_store::Draft::new(id, group).project(project));
             transaction = group::claim(&store, transaction, id, &alone, node, None);
+            if body.placing.elsewhere.is_some() {
+                transaction = transaction.add(format!("group/{id}/node/{other}"), 1, Bound::Any).add(
+                    format!("group/{id}/placed"),
+                    1,
+                    Bound::Any,
+                );
+            }
         }
-        let before = Before::of(&body);
+        let (before, first) = (Before::of(&body), body.clone());
         let draft =
             nephos_store::Draft::new(server, body).project(project).name("web".parse::<nephos_types::Name>().unwrap());
         store.commit(transaction.create(draft)).await.unwrap();
-        Self { _folder: folder, store, _nodes: nodes, images, compute, node, other, project, server, before }
+        Self {
+            _folder: folder,
+            store,
+            _nodes: nodes,
+            images,
+            compute,
+            node,
+            other,
+            project,
+            server,
+            before,
+            first,
+            crowd_mib: 0,
+        }
     }
 
     fn server(&self) -> Server {
         self.store.get::<Server>(self.server).unwrap().body.clone()
+    }
+
+    /// Others take so much memory on the server's node.
+    async fn crowd(&mut self, memory_mib: u64) {
+        let counter = format!("capacity/{}/memory_mib", self.node);
+        let transaction = Transaction::new(author()).add(counter, i64::try_from(memory_mib).unwrap(), Bound::Any);
+        self.store.commit(transaction).await.unwrap();
+        self.crowd_mib = memory_mib;
+        self.compute.nodes.changed();
     }
 
     /// The nodes do what they should, at once, and say so.
@@ -265,30 +301,31 @@ impl World {
     /// Claims and quotas are what the server takes.
     fn exact(&self) -> Result<(), String> {
         let server = self.server();
-        let amounts = server.amounts();
+        let amounts = server.charged();
         let images = self.store.list::<Image>(&Query::all()).items.len();
         let mut counters = vec![];
         for node in [self.node, self.other] {
-            let here = server.node == Some(node);
-            let on_node = if here { amounts } else { Amounts::default() };
+            let place = server.places().find(|place| place.node == node);
+            let (there, taken) = (u64::from(place.is_some()), place.map(|place| place.taken).unwrap_or_default());
+            let others_mib = if node == self.node { self.crowd_mib } else { 0 };
             counters.extend([
-                (format!("capacity/{node}/vcpus"), on_node.vcpus),
-                (format!("capacity/{node}/memory_mib"), on_node.memory_mib),
-                (format!("capacity/{node}/disk_gib"), on_node.disk_gib),
-                (format!("capacity/{node}/servers"), u64::from(here)),
+                (format!("capacity/{node}/vcpus"), taken.vcpus),
+                (format!("capacity/{node}/memory_mib"), taken.memory_mib + others_mib),
+                (format!("capacity/{node}/disk_gib"), taken.disk_gib),
+                (format!("capacity/{node}/servers"), there),
             ]);
             if let Some(group) = server.placing.group {
-                counters.push((format!("group/{group}/node/{node}"), u64::from(here)));
+                counters.push((format!("group/{group}/node/{node}"), there));
             }
         }
         if let Some(group) = server.placing.group {
-            counters.push((format!("group/{group}/placed"), u64::from(server.node.is_some())));
+            counters.push((format!("group/{group}/placed"), server.places().count() as u64));
             let place = self.store.owner(&format!("group/{group}/place"));
             if place != server.node.map(|node| node.to_string()) {
                 return Err(format!("the group's place is {place:?}"));
             }
         }
-        if server.placing.moving.is_some() {
+        if server.placing.elsewhere.as_ref().is_some_and(|place| place.by.is_some() || server.resize.is_none()) {
             return Err("it still moves".to_owned());
         }
         counters.extend([
@@ -320,6 +357,10 @@ struct Case {
     setup: fn(&mut Server),
     /// The image that the action fills, if it does.
     image: Option<ImageId>,
+    /// The image as which the action may bring the disk to another node and back again.
+    copy: Option<ImageId>,
+    /// Memory that others take on the server's node.
+    crowd_mib: u64,
     input: Box<dyn Fn(&World) -> Value + Send + Sync>,
     whole: fn(&Server, &Before) -> bool,
     /// The world that `input` is for; the trait asks for the input without one.
@@ -332,7 +373,8 @@ impl Scenario for Case {
 
     fn fresh(&self) -> BoxFuture<'_, (StoreJournal, World)> {
         Box::pin(async move {
-            let world = World::new(self.setup).await;
+            let mut world = World::new(self.setup).await;
+            world.crowd(self.crowd_mib).await;
             *self.latest.lock().unwrap() = (self.input)(&world);
             (StoreJournal::new(world.store.clone()), world)
         })
@@ -375,13 +417,21 @@ impl Scenario for Case {
     fn check(&self, _: &StoreJournal, world: &World, end: End) -> Result<(), String> {
         world.exact()?;
         let server = world.server();
-        let mut now = Before::of(&server);
+        let mut as_it_was = server.clone();
+        if self.copy.is_some() && server.own_image == self.copy {
+            // Made again from the copy of what it was.
+            as_it_was.image = world.first.image.clone();
+            as_it_was.incarnation = world.first.incarnation;
+        }
+        let mut now = Before::of(&as_it_was);
         now.ran = world.before.ran;
+        let copied = self.image.or(self.copy.filter(|_| server.own_image != self.copy));
         match end {
             End::Whole if !(self.whole)(&server, &world.before) => Err(format!("it is not whole: {server:#?}")),
             End::Nothing if now != world.before => Err(format!("it is not as before: {now:#?}")),
             End::Nothing if server.shelved && server.own_image.is_none() => Err("it is shelved nowhere".to_owned()),
-            End::Nothing if self.image.is_some_and(|image| world.store.get::<Image>(image).is_some()) => {
+            End::Nothing if !server.places().eq(world.first.places()) => Err(format!("it is elsewhere: {server:#?}")),
+            End::Nothing if copied.is_some_and(|image| world.store.get::<Image>(image).is_some()) => {
                 Err("its image is left".to_owned())
             }
             _ => Ok(()),
@@ -399,7 +449,17 @@ fn case<C: serde::Serialize + Clone + Send + Sync + 'static>(
         let input = ActInput { server: world.server, before: world.before.clone(), change: change.clone() };
         serde_json::to_value(input).unwrap()
     };
-    Case { task, definition, setup: |_| {}, image: None, input: Box::new(input), whole, latest: Default::default() }
+    Case {
+        task,
+        definition,
+        setup: |_| {},
+        image: None,
+        copy: None,
+        crowd_mib: 0,
+        input: Box::new(input),
+        whole,
+        latest: Default::default(),
+    }
 }
 
 async fn holds(case: Case) {
@@ -424,6 +484,8 @@ fn power_case(action: Action, setup: fn(&mut Server), whole: fn(&Server, &Before
         definition,
         setup,
         image: None,
+        copy: None,
+        crowd_mib: 0,
         input: Box::new(input),
         whole,
         latest: Default::default(),
@@ -468,28 +530,6 @@ async fn rebuilding() {
             && server.is_power(Power::On)
     }))
     .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn resizing() {
-    holds(case("resize", resize::definition, ResizeTo { to: size(2048) }, |server, before| {
-        let old = server.resize.as_ref().is_some_and(|resize| resize.waits.is_some() && resize.other == before.size());
-        server.memory_mib == 2048 && server.amounts().memory_mib == 2048 && old && server.is_power(Power::On)
-    }))
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reverting_a_resize() {
-    let mut case = case("revert-resize", resize::revert, ResizeTo { to: size(1024) }, |server, _| {
-        server.memory_mib == 1024 && server.resize.is_none() && server.is_power(Power::On)
-    });
-    case.setup = |server| {
-        let old = server.size();
-        server.take_size(size(2048));
-        server.resize = Some(record::Resize { other: old, waits: Some(record::Deadline { at: None }) });
-    };
-    holds(case).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
