@@ -7,7 +7,7 @@ use std::{
     fs,
     io::Write,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -24,30 +24,54 @@ pub struct Key {
     pub(crate) bytes: [u8; 32],
 }
 
-/// Keys of one purpose; never empty.
+/// Keys of one purpose; never empty. A value: who changes it keeps it with [`KeyRing::save`].
+#[derive(Clone)]
 pub struct KeyRing {
-    path: Option<PathBuf>,
     active: Key,
+    /// The oldest first.
     older: Vec<Key>,
 }
 
 impl KeyRing {
     /// A ring with one fresh key that is kept nowhere: for tests.
     pub fn ephemeral() -> Result<Self> {
-        Ok(Self { path: None, active: fresh(1)?, older: vec![] })
+        Ok(Self { active: fresh(1)?, older: vec![] })
     }
 
     /// Opens the file, or makes it with a fresh key.
     pub fn open(path: &Path) -> Result<Self> {
         match fs::read_to_string(path) {
-            Ok(text) => parse(path, &text),
+            Ok(text) => Self::from_text(&text)
+                .map_err(|error| Error::bug(format!("{} is not a key file", path.display())).detail(error.detail)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let ring = Self { path: Some(path.to_owned()), active: fresh(1)?, older: vec![] };
-                ring.save()?;
+                let ring = Self::ephemeral()?;
+                ring.save(path)?;
                 Ok(ring)
             }
             Err(error) => Err(Error::internal(format!("{} cannot be read", path.display()), error)),
         }
+    }
+
+    /// The ring that a file's text stands for.
+    pub fn from_text(text: &str) -> Result<Self> {
+        parse(text).ok_or_else(|| {
+            Error::bug("keys cannot be read")
+                .detail("each line holds a key's number, time and 32 bytes in base64url; restore it from a backup")
+        })
+    }
+
+    /// What is in its file. Secret.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        self.keys().fold(String::new(), |mut text, key| {
+            text.push_str(&format!("{} {} {}\n", key.id, key.created_at, URL_SAFE_NO_PAD.encode(key.bytes)));
+            text
+        })
+    }
+
+    /// Replaces the file.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        write_private(path, self.to_text().as_bytes())
     }
 
     /// The key that new things are made with.
@@ -56,35 +80,29 @@ impl KeyRing {
         &self.active
     }
 
+    /// All keys that are accepted, the oldest first, the active one last.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.older.iter().chain([&self.active])
+    }
+
     /// The key with this number, if it is still accepted.
     #[must_use]
     pub fn get(&self, id: u32) -> Option<&Key> {
         if self.active.id == id { Some(&self.active) } else { self.older.iter().find(|key| key.id == id) }
     }
 
-    /// Puts a fresh key in force and keeps the newest `keep` older ones.
-    pub fn rotate(&mut self, keep: usize) -> Result<()> {
-        let next = Self {
-            path: self.path.clone(),
-            active: fresh(self.active.id.checked_add(1).ok_or_else(|| Error::bug("no key numbers are left"))?)?,
-            older: {
-                let mut older = self.older.clone();
-                older.push(self.active.clone());
-                older.split_off(older.len().saturating_sub(keep))
-            },
-        };
-        next.save()?;
-        *self = next;
-        Ok(())
+    /// With a fresh key in force; all others are still accepted.
+    pub fn rotated(&self) -> Result<Self> {
+        let next = self.active.id.checked_add(1).ok_or_else(|| Error::bug("no key numbers are left"))?;
+        Ok(Self { active: fresh(next)?, older: self.keys().cloned().collect() })
     }
 
-    fn save(&self) -> Result<()> {
-        let Some(path) = &self.path else { return Ok(()) };
-        let mut text = String::new();
-        for key in self.older.iter().chain([&self.active]) {
-            text.push_str(&format!("{} {} {}\n", key.id, key.created_at, URL_SAFE_NO_PAD.encode(key.bytes)));
-        }
-        write_private(path, text.as_bytes())
+    /// Without the keys that another one replaced before `time`.
+    #[must_use]
+    pub fn without_replaced_before(&self, time: Timestamp) -> Self {
+        let successors = self.keys().skip(1);
+        let older = self.older.iter().zip(successors).filter(|(_, successor)| successor.created_at >= time);
+        Self { active: self.active.clone(), older: older.map(|(key, _)| key.clone()).collect() }
     }
 }
 
@@ -99,11 +117,7 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
     Ok(bytes)
 }
 
-fn parse(path: &Path, text: &str) -> Result<KeyRing> {
-    let broken = || {
-        Error::bug(format!("{} is not a key file", path.display()))
-            .detail("each line holds a key's number, time and 32 bytes in base64url; restore it from a backup")
-    };
+fn parse(text: &str) -> Option<KeyRing> {
     let mut keys = text
         .lines()
         .map(|line| {
@@ -113,10 +127,9 @@ fn parse(path: &Path, text: &str) -> Result<KeyRing> {
             let bytes = URL_SAFE_NO_PAD.decode(words.next()?).ok()?.try_into().ok()?;
             Some(Key { id, created_at, bytes })
         })
-        .collect::<Option<Vec<Key>>>()
-        .ok_or_else(broken)?;
-    let active = keys.pop().ok_or_else(broken)?;
-    Ok(KeyRing { path: Some(path.to_owned()), active, older: keys })
+        .collect::<Option<Vec<Key>>>()?;
+    let active = keys.pop()?;
+    Some(KeyRing { active, older: keys })
 }
 
 /// Replaces a file whole, readable by its owner only; on disk when this returns.
@@ -143,18 +156,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ring_survives_and_forgets_the_oldest() {
+    fn a_ring_survives_and_forgets_what_was_replaced_long_ago() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys/token");
-        let mut ring = KeyRing::open(&path).unwrap();
-        let first = ring.active().bytes;
-        ring.rotate(1).unwrap();
-        assert_eq!(ring.get(1).unwrap().bytes, first);
-        ring.rotate(1).unwrap();
+        let first = KeyRing::open(&path).unwrap();
+        let ring = first.rotated().unwrap();
+        let replaced = ring.active().created_at;
+        let ring = ring.rotated().unwrap();
+        ring.save(&path).unwrap();
         let again = KeyRing::open(&path).unwrap();
-        assert_eq!(again.active().bytes, ring.active().bytes);
-        assert!(again.get(1).is_none() && again.get(2).is_some() && again.active().id == 3);
+        assert_eq!(again.to_text(), ring.to_text());
+        assert_eq!(again.get(1).unwrap().bytes, first.active().bytes);
+        assert_eq!(again.active().id, 3);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let numbers = |ring: &KeyRing| ring.keys().map(|key| key.id).collect::<Vec<_>>();
+        assert_eq!(numbers(&ring.without_replaced_before(replaced)), [1, 2, 3]);
+        let newest = ring.active().created_at.plus(std::time::Duration::from_secs(1));
+        assert_eq!(numbers(&ring.without_replaced_before(newest)), [3]);
     }
 
     #[test]

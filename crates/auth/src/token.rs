@@ -104,6 +104,14 @@ pub fn verify(keys: &KeyRing, token: &str) -> Result<Claims> {
     parse(keys, token).ok_or_else(invalid_token)
 }
 
+/// The number of the key that something claims to be signed with, be it so or not.
+#[must_use]
+pub fn key_number(token: &str) -> Option<u32> {
+    let mut bytes = [0u8; 6];
+    URL_SAFE_NO_PAD.decode_slice(token.get(..8)?, &mut bytes).ok()?;
+    Fields(&bytes).key()
+}
+
 /// Signs claims together with what they are good for and nothing else. A ticket is no token, nor one of another purpose.
 #[must_use]
 pub fn issue_ticket<const N: usize>(keys: &KeyRing, purpose: &str, claims: &Claims, about: [u8; N]) -> String {
@@ -297,8 +305,8 @@ mod tests {
     }
 
     #[test]
-    fn tokens_outlive_a_rotation_and_not_two_when_one_key_is_kept() {
-        let mut keys = KeyRing::ephemeral().unwrap();
+    fn tokens_outlive_a_rotation_and_end_with_their_key() {
+        let keys = KeyRing::ephemeral().unwrap();
         let claims = Claims {
             id: RevocationId::new(),
             parent: None,
@@ -311,10 +319,12 @@ mod tests {
             scope: TokenScope::System,
         };
         let token = issue(&keys, &claims);
-        keys.rotate(1).unwrap();
+        let keys = keys.rotated().unwrap();
+        assert_eq!((key_number(&token), key_number(&issue(&keys, &claims))), (Some(1), Some(2)));
+        assert_eq!(key_number("AQ"), None);
         assert_eq!(verify(&keys, &token).unwrap(), claims);
         assert_eq!(claims.methods.names().collect::<Vec<_>>(), ["password", "token"]);
-        keys.rotate(1).unwrap();
+        let keys = keys.without_replaced_before(Timestamp::now().plus(std::time::Duration::from_secs(1)));
         assert_eq!(verify(&keys, &token).unwrap_err().kind, ErrorKind::Unauthenticated);
     }
 }

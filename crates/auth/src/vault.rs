@@ -5,7 +5,10 @@
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use nephos_types::{Error, Result, Secret};
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::{
+    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    hmac,
+};
 
 use crate::keyring::{Key, KeyRing, random};
 
@@ -38,6 +41,17 @@ impl Vault {
         })
     }
 
+    /// A keyed hash, the same wherever the keys are: to find again what must not be known from the database.
+    #[must_use]
+    pub fn fingerprint(&self, purpose: &str, text: &str) -> u64 {
+        let key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.0.active().bytes), b"fingerprint");
+        let mut hash = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key.as_ref()));
+        hash.update(purpose.as_bytes());
+        hash.update(&[0]);
+        hash.update(text.as_bytes());
+        hash.sign().as_ref().iter().take(8).fold(0, |bits, byte| (bits << 8) | u64::from(*byte))
+    }
+
     fn try_open(&self, owner: &str, sealed: &str) -> Option<Secret> {
         let bytes = URL_SAFE_NO_PAD.decode(sealed).ok()?;
         let (id, rest) = bytes.split_first_chunk::<4>()?;
@@ -61,6 +75,15 @@ fn cipher(key: &Key) -> Result<LessSafeKey> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fingerprint_is_of_one_purpose_text_and_key() {
+        let (vault, other) = (Vault::new(KeyRing::ephemeral().unwrap()), Vault::new(KeyRing::ephemeral().unwrap()));
+        let print = vault.fingerprint("user", "ada");
+        assert_eq!(print, vault.fingerprint("user", "ada"));
+        assert!(print != vault.fingerprint("address", "ada") && print != vault.fingerprint("user", "bob"));
+        assert_ne!(print, other.fingerprint("user", "ada"));
+    }
 
     #[test]
     fn opens_for_its_owner_only_and_unchanged_only() {

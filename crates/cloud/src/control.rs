@@ -17,7 +17,7 @@ use nephos_types::{Error, Result, Secret, Timestamp};
 use nephos_workflow::{Config, Holders, Observer};
 
 use crate::{
-    cluster::{self, Peers},
+    cluster::{self, Peers, SharedTokenKeys},
     compute::{self, Compute},
     core::{CloudCore, Handlers},
     idempotency, identity,
@@ -57,6 +57,8 @@ pub struct Options {
     pub images: image::Settings,
     /// What looks on while workflows run.
     pub observers: Vec<Arc<dyn Observer>>,
+    /// How old the key that signs tokens gets before a fresh one takes over.
+    pub rotate_keys_after: Duration,
     /// How long the audit trail is kept.
     pub keep_audit: Duration,
     /// The database to share with other processes; none: an SQLite file in the data folder.
@@ -117,12 +119,20 @@ impl Control {
             }
         };
         let policy = policy(&data.join(POLICY))?;
-        let authority = identity::Authority::open(
-            store.clone(),
-            data,
-            identity::Options { rotate: peers.is_none(), ..identity::Options::default() },
-            [image::project_use(), workflow::project_use()].into_iter().chain(compute::project_uses()).collect(),
-        )?;
+        let choices = identity::Options {
+            rotate_keys_after: options.rotate_keys_after,
+            processes: cluster::processes,
+            ..identity::Options::default()
+        };
+        let uses = [image::project_use(), workflow::project_use()].into_iter().chain(compute::project_uses()).collect();
+        let authority = match &options.shared {
+            None => identity::Authority::open(store.clone(), data, choices, uses)?,
+            Some(shared) => {
+                let keys = SharedTokenKeys::open(&store, data, &shared.secret)?;
+                identity::Authority::open_with(store.clone(), data, choices, uses, Box::new(keys))?
+            }
+        };
+        authority.tend_keys().await?;
         let mut config = Config::default();
         if let Some(peers) = &peers {
             let holders: Arc<dyn Holders> = peers.clone();
@@ -219,6 +229,7 @@ fn keep_tidy(store: &Store, authority: &Arc<identity::Authority>, keep_workflows
             let Some(authority) = authority.upgrade() else { return };
             let outcomes = [
                 idempotency::sweep(&store).await,
+                authority.tend_keys().await.map(|()| 0),
                 authority.sweep().await,
                 workflow::sweep(&store, keep_workflows, Timestamp::now()).await,
             ];

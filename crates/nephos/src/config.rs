@@ -37,6 +37,7 @@ struct File {
     simulated_nodes: Option<u32>,
     keep_audit_days: Option<u32>,
     keep_workflows_days: Option<u32>,
+    rotate_keys_days: Option<u32>,
     trash_hours: Option<u32>,
     confirm_resize_hours: Option<u32>,
     vendor_data_file: Option<PathBuf>,
@@ -92,7 +93,7 @@ impl S3 {
     }
 }
 
-/// For how many days history may be kept.
+/// For how many days history, or a key, may be kept.
 const KEEP_DAYS: RangeInclusive<i64> = 1..=3650;
 
 /// How log lines look.
@@ -127,6 +128,8 @@ pub(crate) struct Config {
     pub(crate) keep_audit: Duration,
     /// How long closed workflow runs are kept.
     pub(crate) keep_workflows: Duration,
+    /// How old the key that signs tokens gets.
+    pub(crate) rotate_keys_after: Duration,
     /// What is decided about servers.
     pub(crate) compute: nephos_cloud::compute::Settings,
     /// Log level, or levels per target: `info,nephos_cloud=debug`.
@@ -264,6 +267,15 @@ fn serving(command: Command) -> Command {
             )
             .value_parser(value_parser!(u32).range(KEEP_DAYS)),
         )
+        .arg(
+            flag(
+                "rotate-keys-days",
+                "NEPHOS_ROTATE_KEYS_DAYS",
+                "DAYS",
+                "How old the key gets that signs tokens; nobody is logged out [default: 30]",
+            )
+            .value_parser(value_parser!(u32).range(KEEP_DAYS)),
+        )
 }
 
 fn read(path: &Path) -> Result<Option<File>> {
@@ -279,7 +291,7 @@ fn read(path: &Path) -> Result<Option<File>> {
     toml::from_str(&text).map(Some).map_err(|error| {
         Error::invalid("config", format!("{} is not valid", path.display()))
             .detail(error.message().to_owned())
-            .next("known keys: data, listen, s3_listen, node_listen, node_name, simulated_nodes, keep_audit_days, keep_workflows_days, trash_hours, confirm_resize_hours, vendor_data_file, log, database, secret_file, images, image_s3, node_address, keep_original_images, import_allow", None)
+            .next("known keys: data, listen, s3_listen, node_listen, node_name, simulated_nodes, keep_audit_days, keep_workflows_days, rotate_keys_days, trash_hours, confirm_resize_hours, vendor_data_file, log, database, secret_file, images, image_s3, node_address, keep_original_images, import_allow", None)
     })
 }
 
@@ -365,6 +377,7 @@ impl Config {
         let keep_audit = days(matches, "keep-audit-days", [own.keep_audit_days, system.keep_audit_days], 90)?;
         let keep_workflows =
             days(matches, "keep-workflows-days", [own.keep_workflows_days, system.keep_workflows_days], 30)?;
+        let rotate_keys_after = days(matches, "rotate-keys-days", [own.rotate_keys_days, system.rotate_keys_days], 30)?;
         let compute = nephos_cloud::compute::Settings {
             trash: hours("trash_hours", own.trash_hours.or(system.trash_hours))?,
             confirm_resize_after: hours(
@@ -404,6 +417,7 @@ impl Config {
                 .unwrap_or(0),
             keep_audit,
             keep_workflows,
+            rotate_keys_after,
             compute,
             log,
             log_format,
@@ -451,9 +465,11 @@ mod tests {
         fs::write(data.path().join(FILE), "listen = \"127.0.0.1:7001\"\nnode_listen = \"127.0.0.1:7002\"\n").unwrap();
         let effective = config(&["--data", folder, "--listen", "127.0.0.1:7000"]).unwrap();
         assert_eq!((effective.listen.port(), effective.node_listen.port()), (7000, 7002));
-        fs::write(data.path().join(FILE), "keep_workflows_days = 7\nkeep_audit_days = 8\n").unwrap();
+        fs::write(data.path().join(FILE), "keep_workflows_days = 7\nkeep_audit_days = 8\nrotate_keys_days = 3\n")
+            .unwrap();
         let effective = config(&["--data", folder, "--keep-audit-days", "9"]).unwrap();
         assert_eq!((effective.keep_audit.as_secs(), effective.keep_workflows.as_secs()), (9 * 86400, 7 * 86400));
+        assert_eq!(effective.rotate_keys_after.as_secs(), 3 * 86400);
         fs::write(data.path().join(FILE), "keep_original_images = true\nimport_allow = [\"10.0.0.0/8\"]\n").unwrap();
         assert!(config(&["--data", folder]).unwrap().images.keep_originals);
         fs::write(data.path().join(FILE), "import_allow = [\"10.0.0.0/99\"]\n").unwrap();

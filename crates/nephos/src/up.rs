@@ -151,6 +151,7 @@ pub(crate) async fn up(config: Config) -> Result<()> {
         admin_password: config.admin_password.clone(),
         images: config.images.clone(),
         observers,
+        rotate_keys_after: config.rotate_keys_after,
         keep_audit: config.keep_audit,
         keep_workflows: Retention { age: config.keep_workflows, ..Retention::default() },
         compute: config.compute.clone(),

@@ -300,7 +300,7 @@ table! {
         ListZones, ListTraits, ShowCapacity, ListCapacity,
         ShowPlacement, SetFilter, SetWeight, SetOvercommit, ExplainPlacement,
     ];
-    system: [ListAudit, WatchEvents, BackUp];
+    system: [ListAudit, WatchEvents, BackUp, ShowKeys, RotateKeys];
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Operations on the cloud itself: backup, audit, events.
+//! Operations on the cloud itself: backup, audit, events, the keys that sign tokens.
 
 use nephos_types::{Number, ProjectId, Text, Timestamp};
 use schemars::JsonSchema;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     call::{Download, EventStream, View},
-    operation::{Example, Method, Operation, Permission, Spec},
+    operation::{Effect, Example, Method, Operation, Permission, Spec},
 };
 
 /// One change of one resource.
@@ -132,6 +132,75 @@ impl Operation for BackUp {
         summary: "Copy the state of the whole cloud while it runs",
         description: "A tar archive with database, keys and images, as of one moment; it holds secrets. `nephos restore` makes a data folder of it.",
         examples: &[Example { title: "Into a file", command: "nephos system backup --file nephos-backup.tar" }],
+        ..Spec::DEFAULT
+    };
+}
+
+/// A key that signs tokens, or did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TokenKey {
+    /// Its number; newer keys have greater ones.
+    pub number: u32,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Whether new tokens are signed with it.
+    pub signs: bool,
+    /// Until when tokens that it signed are accepted, if another one has replaced it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_until: Option<Timestamp>,
+}
+
+/// The keys whose tokens are accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TokenKeys {
+    /// The oldest first; the last one signs.
+    pub items: Vec<TokenKey>,
+}
+impl View for TokenKeys {}
+
+const KEY_COLUMNS: &[&str] = &["number", "created_at", "signs", "accepted_until"];
+
+/// Show the ages of the keys that sign tokens.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShowKeys {}
+impl Operation for ShowKeys {
+    type Output = TokenKeys;
+    const SPEC: Spec = Spec {
+        name: "system.keys",
+        method: Method::Get,
+        path: "/v1/system/keys",
+        permission: Permission::SYSTEM_READER,
+        summary: "Show how old the keys are that sign tokens",
+        columns: KEY_COLUMNS,
+        examples: &[Example { title: "All that are accepted", command: "nephos system keys" }],
+        ..Spec::DEFAULT
+    };
+}
+
+/// Replace the key that signs tokens.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RotateKeys {
+    /// End all tokens at once, this call's own included: when a key may have become known to others.
+    #[serde(default)]
+    pub end_sessions: bool,
+}
+impl Operation for RotateKeys {
+    type Output = TokenKeys;
+    const SPEC: Spec = Spec {
+        name: "system.rotate-keys",
+        method: Method::Post,
+        path: "/v1/system/keys/rotate",
+        permission: Permission::SYSTEM_ADMIN,
+        effect: Effect::Acts,
+        summary: "Replace the key that signs tokens",
+        description: "Happens by itself every 30 days, or as often as the setting `rotate_keys_days` says. Tokens from before stay good until they end.",
+        columns: KEY_COLUMNS,
+        examples: &[
+            Example { title: "Nobody is logged out", command: "nephos system rotate-keys" },
+            Example { title: "Everybody is", command: "nephos system rotate-keys --end-sessions" },
+        ],
         ..Spec::DEFAULT
     };
 }

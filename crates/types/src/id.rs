@@ -160,6 +160,8 @@ id_types! {
     ControllerId = "ctl";
     /// A domain: the outermost owner of projects, users and groups.
     DomainId = "dom";
+    /// Failed tries to log in, of one user or address.
+    FailedLoginsId = "fail";
     /// A size that servers are made in.
     FlavorId = "flv";
     /// An address of an external network that leads to a port.

@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 
 pub(crate) use follow::follow;
 pub use migrate::migrate;
-pub(crate) use secrets::{SharedSecrets, share};
+pub(crate) use secrets::{SharedSecrets, SharedTokenKeys, share};
 
 /// How often a process says that it is at work.
 const BEAT: Duration = Duration::from_secs(3);
@@ -57,6 +57,12 @@ impl Kind for Controller {
 #[must_use]
 pub(crate) fn kinds(kinds: Kinds) -> Kinds {
     kinds.with::<Controller>().with::<SharedSecrets>()
+}
+
+/// How many processes are at work, or were a short time ago; 0 where the database is not shared.
+#[must_use]
+pub(crate) fn processes(store: &Store) -> usize {
+    store.count::<Controller>(&Query::all())
 }
 
 /// This process among the others.

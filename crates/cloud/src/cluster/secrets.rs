@@ -3,17 +3,29 @@
 //! They are in the database, sealed under a key that is in a file beside it: whoever has a copy of the database, or
 //! administers the server, has none of the cloud's keys. The file is small, never changes, and is copied to each machine
 //! once; everything else a new process finds in the database. It then keeps the keys in its data folder as a process
-//! that is alone does, and whatever uses them does not know the difference.
+//! that is alone does. The keys that sign tokens are replaced now and then: those in the database count.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use nephos_auth::{Authority, KeyRing, Vault, write_private};
-use nephos_store::{Author, CommitError, Draft, Kind, Store, Transaction};
+use nephos_store::{Author, CommitError, Draft, Kind, Record, Store, Transaction};
 use nephos_types::{ControllerId, Error, ErrorKind, Id, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::{
+    BoxFuture,
+    identity::{Decide, KeepKeys},
+};
+
 /// The keys' files in the folder `keys`.
-const FILES: [&str; 3] = ["token", "vault", "authority"];
+const FILES: [&str; 3] = [TOKEN, "vault", "authority"];
+/// The one with the keys that sign tokens.
+const TOKEN: &str = "token";
 /// A sealed secret holds no more.
 const PIECE: usize = 512;
 
@@ -42,22 +54,26 @@ fn owner(file: &str, piece: usize) -> String {
 pub(crate) async fn share(store: &Store, data: &Path, secret: &Path) -> Result<()> {
     let keys = data.join("keys");
     loop {
-        if let Some(record) = store.get::<SharedSecrets>(the_one()) {
-            return take(&record.body, &keys, secret);
-        }
-        let sealed = give(&keys, secret)?;
-        let draft = Draft::new(the_one(), sealed);
-        match store.commit(Transaction::new(Author::new("cloud").operation("share-keys")).create(draft)).await {
+        let transaction = Transaction::new(Author::new("cloud").operation("share-keys"));
+        let transaction = match store.get::<SharedSecrets>(the_one()) {
+            Some(record) => match take(&record.body, &keys, secret)? {
+                Some(newer) => transaction.update(&record, newer),
+                None => return Ok(()),
+            },
+            None => transaction.create(Draft::new(the_one(), give(&keys, secret)?)),
+        };
+        match store.commit(transaction).await {
             Ok(_) => return Ok(()),
             // Two that start at once: the other one was first.
-            Err(CommitError::Exists { .. }) => {}
+            Err(CommitError::Exists { .. } | CommitError::Conflict { .. }) => {}
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-/// The keys of the database into the folder.
-fn take(shared: &SharedSecrets, keys: &Path, secret: &Path) -> Result<()> {
+/// The keys of the database into the folder. Where the folder has newer token keys, because it went on while the database
+/// was elsewhere, the database shall have those.
+fn take(shared: &SharedSecrets, keys: &Path, secret: &Path) -> Result<Option<SharedSecrets>> {
     if !secret.exists() {
         return Err(Error::invalid("secret_file_missing", "The key to the cloud's secrets is missing")
             .detail(format!("{} does not exist", secret.display()))
@@ -67,46 +83,66 @@ fn take(shared: &SharedSecrets, keys: &Path, secret: &Path) -> Result<()> {
             ));
     }
     let vault = Vault::new(KeyRing::open(secret)?);
-    let other = |error: Error| {
-        Error::new(ErrorKind::Invalid, "wrong_secret_file", "This is not the key to the cloud's secrets")
-            .detail(secret.display().to_string())
-            .source(error)
-            .next("copy it from a machine on which a controller of this cloud runs", None)
-    };
-    for (name, pieces) in &shared.0 {
-        if !FILES.contains(&name.as_str()) {
-            return Err(Error::bug(format!("the cloud's keys hold an unknown one, `{name}`")));
-        }
-        let mut text = String::new();
-        for (number, piece) in pieces.iter().enumerate() {
-            text.push_str(vault.open(&owner(name, number), piece).map_err(other)?.reveal());
-        }
+    let mut missing = vec![];
+    // Token keys are replaced now and then; by the others it is seen whose folder this is.
+    for name in FILES.into_iter().filter(|name| *name != TOKEN) {
+        let text = unseal(shared, &vault, name, secret)?;
         let path = keys.join(name);
-        match fs::read_to_string(&path) {
-            Ok(known) if known == text => {}
-            Ok(_) => {
+        match read(&path)? {
+            Some(known) if known == text => {}
+            Some(_) => {
                 return Err(Error::conflict("other_keys", "The data folder holds the keys of another cloud")
                     .detail(path.display().to_string())
                     .next("choose a new data folder with --data", None));
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => write_private(&path, text.as_bytes())?,
-            Err(error) => return Err(Error::internal(format!("{} cannot be read", path.display()), error)),
+            None => missing.push((path, text)),
         }
     }
-    Ok(())
+    for (path, text) in missing {
+        write_private(&path, text.as_bytes())?;
+    }
+    let text = unseal(shared, &vault, TOKEN, secret)?;
+    let path = keys.join(TOKEN);
+    let known = read(&path)?;
+    if let Some(known) = &known
+        && KeyRing::from_text(known)?.active().id > KeyRing::from_text(&text)?.active().id
+    {
+        return Ok(Some(shared.with(&vault, TOKEN, known)?));
+    }
+    if known.is_none_or(|known| known != text) {
+        write_private(&path, text.as_bytes())?;
+    }
+    Ok(None)
 }
 
-/// The keys of the folder, made if they are not there, sealed for the database.
-fn give(keys: &Path, secret: &Path) -> Result<SharedSecrets> {
-    let vault = Vault::new(KeyRing::open(secret)?);
-    KeyRing::open(&keys.join("token"))?;
-    KeyRing::open(&keys.join("vault"))?;
-    Authority::open(&keys.join("authority"))?;
-    let mut all = BTreeMap::new();
-    for name in FILES {
-        let path = keys.join(name);
-        let text = fs::read_to_string(&path)
-            .map_err(|error| Error::internal(format!("{} cannot be read", path.display()), error))?;
+fn read(path: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::internal(format!("{} cannot be read", path.display()), error)),
+    }
+}
+
+/// One of the keys' files out of the database.
+fn unseal(shared: &SharedSecrets, vault: &Vault, name: &str, secret: &Path) -> Result<String> {
+    let pieces = shared.0.get(name).ok_or_else(|| Error::bug(format!("the cloud's keys lack `{name}`")))?;
+    let mut text = String::new();
+    for (number, piece) in pieces.iter().enumerate() {
+        let piece = vault.open(&owner(name, number), piece).map_err(|error| {
+            Error::new(ErrorKind::Invalid, "wrong_secret_file", "This is not the key to the cloud's secrets")
+                .detail(secret.display().to_string())
+                .source(error)
+                .next("copy it from a machine on which a controller of this cloud runs", None)
+        })?;
+        text.push_str(piece.reveal());
+    }
+    Ok(text)
+}
+
+impl SharedSecrets {
+    /// With another content of one of the files.
+    fn with(&self, vault: &Vault, name: &str, text: &str) -> Result<Self> {
+        let mut all = self.0.clone();
         let mut pieces = vec![];
         // All of it is ASCII.
         for (number, piece) in text.as_bytes().chunks(PIECE).enumerate() {
@@ -114,8 +150,78 @@ fn give(keys: &Path, secret: &Path) -> Result<SharedSecrets> {
             pieces.push(vault.seal(&owner(name, number), &piece.parse()?)?);
         }
         all.insert(name.to_owned(), pieces);
+        Ok(Self(all))
     }
-    Ok(SharedSecrets(all))
+}
+
+/// The keys of the folder, made if they are not there, sealed for the database.
+fn give(keys: &Path, secret: &Path) -> Result<SharedSecrets> {
+    let vault = Vault::new(KeyRing::open(secret)?);
+    KeyRing::open(&keys.join(TOKEN))?;
+    KeyRing::open(&keys.join("vault"))?;
+    Authority::open(&keys.join("authority"))?;
+    FILES.into_iter().try_fold(SharedSecrets(BTreeMap::new()), |all, name| {
+        let text = read(&keys.join(name))?.ok_or_else(|| Error::bug(format!("the key file `{name}` is gone")))?;
+        all.with(&vault, name, &text)
+    })
+}
+
+/// The token keys in the database, of which each process keeps a copy in its folder, for its backups.
+pub(crate) struct SharedTokenKeys {
+    store: Store,
+    vault: Vault,
+    secret: PathBuf,
+    copy: PathBuf,
+}
+
+impl SharedTokenKeys {
+    /// After [`share`].
+    pub(crate) fn open(store: &Store, data: &Path, secret: &Path) -> Result<Self> {
+        Ok(Self {
+            store: store.clone(),
+            vault: Vault::new(KeyRing::open(secret)?),
+            secret: secret.to_owned(),
+            copy: data.join("keys").join(TOKEN),
+        })
+    }
+
+    fn record(&self) -> Result<Arc<Record<SharedSecrets>>> {
+        self.store.get::<SharedSecrets>(the_one()).ok_or_else(|| Error::bug("the cloud's keys are not in the database"))
+    }
+
+    fn ring(&self, shared: &SharedSecrets) -> Result<KeyRing> {
+        KeyRing::from_text(&unseal(shared, &self.vault, TOKEN, &self.secret)?)
+    }
+}
+
+impl KeepKeys for SharedTokenKeys {
+    fn generation(&self) -> u64 {
+        self.store.generation::<SharedSecrets>()
+    }
+
+    fn load(&self) -> Result<KeyRing> {
+        let ring = self.ring(&self.record()?.body)?;
+        if let Err(error) = ring.save(&self.copy) {
+            tracing::warn!(error = %error.chain(), "a copy of the keys that sign tokens could not be kept");
+        }
+        Ok(ring)
+    }
+
+    fn change<'a>(&'a self, author: Author, decide: Decide<'a>) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move {
+            let author = Arc::new(author);
+            loop {
+                let record = self.record()?;
+                let Some(next) = decide(&self.ring(&record.body)?)? else { return Ok(false) };
+                let sealed = record.body.with(&self.vault, TOKEN, &next.to_text())?;
+                match self.store.commit(Transaction::new(author.clone()).update(&record, sealed)).await {
+                    Ok(_) => return Ok(true),
+                    Err(CommitError::Conflict { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        })
+    }
 }
 
 #[cfg(test)]
@@ -152,7 +258,32 @@ mod tests {
         }
         // Not over the keys of another cloud.
         let third = folder.path().join("third");
-        KeyRing::open(&third.join("keys/token")).unwrap();
+        KeyRing::open(&third.join("keys/vault")).unwrap();
         assert_eq!(share(&store, &third, &secret).await.unwrap_err().code, "other_keys");
+        assert!(!third.join("keys/token").exists());
+    }
+
+    #[tokio::test]
+    async fn token_keys_are_those_of_the_database_unless_the_folder_went_on_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = Sqlite::open(folder.path().join("db")).await.unwrap();
+        let store = Store::open(backend, Kinds::new().with::<SharedSecrets>()).await.unwrap();
+        let (one, other) = (folder.path().join("one"), folder.path().join("other"));
+        let secret = folder.path().join("secret.key");
+        for data in [&one, &other] {
+            share(&store, data, &secret).await.unwrap();
+        }
+        let keys = SharedTokenKeys::open(&store, &one, &secret).unwrap();
+        assert!(keys.change(Author::new("test"), &|ring| ring.rotated().map(Some)).await.unwrap());
+        assert_eq!(keys.load().unwrap().active().id, 2);
+        let copy = |data: &Path| KeyRing::open(&data.join("keys/token")).unwrap().active().id;
+        assert_eq!((copy(&one), copy(&other)), (2, 1));
+        share(&store, &other, &secret).await.unwrap();
+        assert_eq!(copy(&other), 2);
+        // Alone for a while.
+        let newer = keys.load().unwrap().rotated().unwrap();
+        newer.save(&other.join("keys/token")).unwrap();
+        share(&store, &other, &secret).await.unwrap();
+        assert_eq!(keys.load().unwrap().to_text(), newer.to_text());
     }
 }

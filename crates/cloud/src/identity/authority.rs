@@ -13,12 +13,11 @@ use std::{
 use nephos_auth::{
     KeyRing, Vault,
     password::{Cost, Passwords},
-    throttle::{Limits, Throttle},
     token::{self, Claims, TokenScope, invalid_token},
 };
 use nephos_ops::{Credentials, Identity, Login, Scope};
 use nephos_store::{Author, Query, Record, Store, Transaction};
-use nephos_types::{AccessKeyId, ProjectId, Result, RoleId, Secret, Timestamp, UserId};
+use nephos_types::{AccessKeyId, Error, ErrorKind, ProjectId, Result, RoleId, Secret, Timestamp, UserId};
 
 use super::{
     kinds::{
@@ -26,15 +25,17 @@ use super::{
         Target, User,
     },
     roles,
+    throttle::Throttle,
+    token_keys::{FileKeys, KeepKeys, TokenKeys},
 };
 use crate::{BoxFuture, Identify, resolve::name_of};
 
 /// Tokens remembered at most; beyond that all are forgotten, which costs each a signature check.
 const MAX_REMEMBERED: usize = 50_000;
-/// Older token keys that are still accepted after a rotation.
-const OLD_TOKEN_KEYS: usize = 2;
-/// How old the key that signs tokens may get before a start replaces it.
+/// How old the key that signs tokens gets, unless an operator says otherwise.
 const TOKEN_KEY_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long a token of a key that is not known here waits for what other processes have committed.
+const KEY_LIMIT: Duration = Duration::from_secs(2);
 
 /// What an operator may choose.
 #[derive(Clone, Copy, Debug)]
@@ -43,14 +44,21 @@ pub struct Options {
     pub token_life: Duration,
     /// How costly a password's hash is.
     pub cost: Cost,
-    /// Whether a start replaces the key that signs tokens when it is old. Not where other processes have the same.
-    pub rotate: bool,
+    /// How many processes serve logins together.
+    pub processes: fn(&Store) -> usize,
+    /// How old the key that signs tokens gets before a fresh one takes over.
+    pub rotate_keys_after: Duration,
 }
 
 impl Default for Options {
     /// One hour, as in Keystone, and OWASP's recommendation.
     fn default() -> Self {
-        Self { token_life: Duration::from_secs(3600), cost: Cost::Standard, rotate: true }
+        Self {
+            token_life: Duration::from_secs(3600),
+            cost: Cost::Standard,
+            processes: |_| 1,
+            rotate_keys_after: TOKEN_KEY_AGE,
+        }
     }
 }
 
@@ -71,11 +79,10 @@ pub struct Authority {
     pub(super) store: Store,
     pub(super) passwords: Passwords,
     pub(super) vault: Vault,
-    pub(super) users: Throttle,
-    pub(super) addresses: Throttle,
+    pub(super) throttle: Throttle,
     pub(super) options: Options,
     pub(super) project_uses: Vec<ProjectUse>,
-    token_keys: KeyRing,
+    pub(super) token_keys: TokenKeys,
     remembered: RwLock<HashMap<Box<str>, Remembered>>,
 }
 
@@ -94,26 +101,34 @@ struct Remembered {
     claims: Arc<Claims>,
     identity: Arc<Identity>,
     generation: u64,
+    /// The generation of the keys that its signature was checked with.
+    keys: u64,
 }
 
 impl Authority {
     /// Opens the keys in `<data>/keys` (or makes them) over a store that knows [`super::kinds`]. `project_uses` says
     /// what stands against deleting a project.
     pub fn open(store: Store, data: &Path, options: Options, project_uses: Vec<ProjectUse>) -> Result<Arc<Self>> {
-        let keys = data.join("keys");
-        let mut token_keys = KeyRing::open(&keys.join("token"))?;
-        if options.rotate && Timestamp::now().since(token_keys.active().created_at) > TOKEN_KEY_AGE {
-            token_keys.rotate(OLD_TOKEN_KEYS)?;
-        }
+        let keeper = Box::new(FileKeys::new(data.join("keys/token")));
+        Self::open_with(store, data, options, project_uses, keeper)
+    }
+
+    /// Likewise, with the keys that sign tokens kept elsewhere.
+    pub(crate) fn open_with(
+        store: Store,
+        data: &Path,
+        options: Options,
+        project_uses: Vec<ProjectUse>,
+        keeper: Box<dyn KeepKeys>,
+    ) -> Result<Arc<Self>> {
         Ok(Arc::new(Self {
+            throttle: Throttle::new(store.clone(), options.processes),
             store,
             passwords: Passwords::new(options.cost)?,
-            vault: Vault::new(KeyRing::open(&keys.join("vault"))?),
-            users: Throttle::new(Limits::USER),
-            addresses: Throttle::new(Limits::ADDRESS),
+            vault: Vault::new(KeyRing::open(&data.join("keys/vault"))?),
             options,
             project_uses,
-            token_keys,
+            token_keys: TokenKeys::open(keeper, options.token_life)?,
             remembered: RwLock::default(),
         }))
     }
@@ -121,19 +136,19 @@ impl Authority {
     /// Whose token this is, and what it gives now.
     pub fn validate(&self, token: &str) -> Result<Arc<Identity>> {
         // Read before anything else, so that what is looked up is at least as new as the entry says.
-        let generation = self.generation();
+        let (generation, keys) = (self.generation(), self.token_keys.generation());
         let known = self.remembered.read().unwrap_or_else(PoisonError::into_inner).get(token).cloned();
         let now = Timestamp::now();
         if let Some(known) = &known
-            && known.generation == generation
+            && (known.generation, known.keys) == (generation, keys)
             && now < known.identity.expires_at
         {
             return Ok(Arc::clone(&known.identity));
         }
         let before = known.as_ref().map(|known| &known.identity);
         let claims = match &known {
-            Some(known) => Arc::clone(&known.claims),
-            None => Arc::new(token::verify(&self.token_keys, token)?),
+            Some(known) if known.keys == keys => Arc::clone(&known.claims),
+            _ => Arc::new(token::verify(&self.token_keys.now(), token).inspect_err(|_| self.forget(token))?),
         };
         if now >= claims.expires_at || self.store.get::<Revocation>(claims.id).is_some() {
             self.forget(token);
@@ -155,7 +170,7 @@ impl Authority {
         if remembered.len() >= MAX_REMEMBERED {
             remembered.clear();
         }
-        remembered.insert(token.into(), Remembered { claims, identity: Arc::clone(&identity), generation });
+        remembered.insert(token.into(), Remembered { claims, identity: Arc::clone(&identity), generation, keys });
         Ok(identity)
     }
 
@@ -172,10 +187,11 @@ impl Authority {
             + store.generation::<Revocation>()
     }
 
-    /// Deletes revocations of tokens that have ended anyway; to be called now and then. Returns how many went.
+    /// Deletes failures that no longer count and revocations of tokens that have ended anyway; to be called now and
+    /// then. Returns how many went.
     pub async fn sweep(&self) -> Result<usize> {
         let now = Timestamp::now();
-        let mut gone = 0;
+        let mut gone = self.throttle.sweep().await?;
         let mut query = Query::all().limit(200);
         loop {
             let page = self.store.list::<Revocation>(&query);
@@ -193,18 +209,24 @@ impl Authority {
         }
     }
 
+    /// Puts a fresh key in force when the one that signs tokens is old, and forgets those that nobody needs; to be called
+    /// now and then.
+    pub async fn tend_keys(&self) -> Result<()> {
+        self.token_keys.tend(self.options.rotate_keys_after).await
+    }
+
     fn forget(&self, token: &str) {
         self.remembered.write().unwrap_or_else(PoisonError::into_inner).remove(token);
     }
 
     /// Signs claims.
     pub(super) fn sign(&self, claims: &Claims) -> Result<Secret> {
-        token::issue(&self.token_keys, claims).parse()
+        token::issue(&self.token_keys.now(), claims).parse()
     }
 
     /// What a token says, whatever has happened since.
     pub(super) fn claims(&self, token: &Secret) -> Result<Claims> {
-        token::verify(&self.token_keys, token.reveal())
+        token::verify(&self.token_keys.now(), token.reveal())
     }
 
     /// What claims give now; an error if their ground is gone.
@@ -323,12 +345,12 @@ impl Authority {
             expires_at,
             ..fresh
         };
-        Ok(token::issue_ticket(&self.token_keys, purpose, &claims, about))
+        Ok(token::issue_ticket(&self.token_keys.now(), purpose, &claims, about))
     }
 
     /// What a ticket says. Whether it still stands, [`Self::still`] says.
     pub(crate) fn delegated<const N: usize>(&self, purpose: &str, ticket: &str) -> Result<(Delegated, [u8; N])> {
-        let (claims, about) = token::verify_ticket(&self.token_keys, purpose, ticket)?;
+        let (claims, about) = token::verify_ticket(&self.token_keys.now(), purpose, ticket)?;
         Ok((Delegated(claims), about))
     }
 
@@ -359,9 +381,19 @@ impl Authority {
 
 impl Identify for Authority {
     fn identify<'a>(&'a self, credentials: &'a Credentials) -> BoxFuture<'a, Result<Arc<Identity>>> {
-        let identity = match credentials {
-            Credentials::Token(token) => self.validate(token),
-        };
-        Box::pin(std::future::ready(identity))
+        Box::pin(async move {
+            let Credentials::Token(token) = credentials;
+            let identity = self.validate(token);
+            if identity.is_ok() || !self.token_keys.is_of_a_newer_key(token) {
+                return identity;
+            }
+            // Another process may sign with it already. As long as that cannot be found out nobody is logged out.
+            match tokio::time::timeout(KEY_LIMIT, self.store.catch_up()).await {
+                Ok(Ok(())) => self.validate(token),
+                _ => Err(Error::new(ErrorKind::Unavailable, "token_undecided", "The token cannot be checked now")
+                    .detail("it names a key that this process has not seen, and the database does not answer")
+                    .next("try again in a few seconds", None)),
+            }
+        })
     }
 }

@@ -3,7 +3,10 @@
 //! Every refusal of a credential has one text: whoever guesses does not learn whether the user exists, is disabled, or has
 //! another password.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use nephos_auth::token::{Claims, Methods, TokenScope};
 use nephos_ops::identity::CreateToken;
@@ -15,6 +18,7 @@ use super::{
     bootstrap::DEFAULT_DOMAIN,
     kinds::{ApplicationCredential, ApplicationCredentialSecret, Domain, Project, Target, User, UserSecret},
     roles,
+    throttle::Guard,
 };
 use crate::{CLOUD, name_claim};
 
@@ -152,19 +156,20 @@ impl Authority {
 
     /// Checks a password or secret, with failures counted per `key` and address.
     pub(super) async fn check(&self, key: &str, address: &str, secret: &Secret, kept: Option<&str>) -> Result<()> {
-        let now = Instant::now();
         // A reverse proxy and the machine's own people come from loopback: failures of one must not stop all.
-        let by_address = if is_loopback(address) { None } else { Some(self.addresses.attempt(&host(address), now)?) };
-        let by_user = self.users.attempt(&key, now)?;
+        let by_address = match peer(address) {
+            Some(peer) => Some(self.throttle.attempt(&self.vault, Guard::Address, &peer).await?),
+            None => None,
+        };
+        let by_user = self.throttle.attempt(&self.vault, Guard::User, key).await?;
         if self.passwords.verify(secret.clone(), kept).await? {
             // The address is not forgiven: whoever has one account could else guess at others for ever.
-            by_user.succeeded();
+            by_user.succeeded().await;
             return Ok(());
         }
-        let now = Instant::now();
-        by_user.failed(now);
+        by_user.failed().await?;
         if let Some(by_address) = by_address {
-            by_address.failed(now);
+            by_address.failed().await?;
         }
         Err(wrong_credentials())
     }
@@ -282,15 +287,32 @@ pub(super) fn wrong_credentials() -> Error {
         .detail("there is no such user, it is disabled, or the password or secret is another")
 }
 
-/// The address without its port.
-fn host(address: &str) -> &str {
-    match address.parse::<std::net::SocketAddr>() {
-        Ok(_) => address.rsplit_once(':').map_or(address, |(host, _)| host),
-        Err(_) => address,
+/// By what failures from an address are counted: all of it, or the network that IPv6 gives to one customer; nothing for
+/// the loopback.
+fn peer(address: &str) -> Option<String> {
+    let parsed = address.parse::<SocketAddr>().map(|address| address.ip()).or_else(|_| address.parse::<IpAddr>());
+    match parsed.map(|address| address.to_canonical()) {
+        Ok(address) if address.is_loopback() => None,
+        Ok(IpAddr::V4(address)) => Some(address.to_string()),
+        Ok(IpAddr::V6(address)) => {
+            let [a, b, c, d, ..] = address.segments();
+            Some(format!("{}/64", Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0)))
+        }
+        Err(_) => Some(address.to_owned()),
     }
 }
 
-fn is_loopback(address: &str) -> bool {
-    let host = host(address).trim_matches(['[', ']']);
-    host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_counted_by_what_one_customer_has() {
+        let peers = ["198.51.100.9:1", "[::ffff:198.51.100.9]:2", "198.51.100.9"].map(peer);
+        assert!(peers.iter().all(|peer| peer.as_deref() == Some("198.51.100.9")), "{peers:?}");
+        assert_eq!(peer("[2001:db8::1:2:3:4]:1"), peer("2001:db8::9"));
+        assert_ne!(peer("2001:db8:0:1::9"), peer("2001:db8::9"));
+        assert!(["127.0.0.1:1", "[::1]:1", "127.9.9.9"].iter().all(|address| peer(address).is_none()));
+        assert_eq!(peer("somewhere").as_deref(), Some("somewhere"));
+    }
 }

@@ -22,14 +22,19 @@ mod project;
 mod removal;
 mod role;
 mod roles;
+mod throttle;
 mod token;
+mod token_keys;
 mod user;
 
 use std::sync::Arc;
 
 use nephos_store::Kinds;
 
-pub(crate) use self::authority::Delegated;
+pub(crate) use self::{
+    authority::Delegated,
+    token_keys::{Decide, KeepKeys},
+};
 pub use self::{
     authority::{Authority, Options, ProjectUse},
     bootstrap::{FirstStart, Printed, bootstrap},
@@ -54,6 +59,7 @@ pub fn kinds(kinds: Kinds) -> Kinds {
         .with::<kinds::AccessKey>()
         .with::<kinds::AccessKeySecret>()
         .with::<kinds::Revocation>()
+        .with::<throttle::FailedLogins>()
 }
 
 /// Registers the family's handlers.
@@ -61,6 +67,8 @@ pub fn register(handlers: &mut Handlers, authority: &Arc<Authority>) {
     handlers.handle(authority, token::create);
     handlers.handle(authority, token::show);
     handlers.handle(authority, token::revoke);
+    handlers.handle(authority, token_keys::show);
+    handlers.handle(authority, token_keys::rotate);
 
     handlers.handle_creation(authority, domain::create, domain::recall);
     handlers.handle(authority, domain::list);

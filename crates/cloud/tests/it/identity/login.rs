@@ -1,5 +1,7 @@
 //! Logging in and out, and what ends a token.
 
+use std::time::Instant;
+
 use nephos_cloud::identity::kinds::Revocation;
 use nephos_ops::{
     Scope,
@@ -69,6 +71,43 @@ async fn guessing_is_slowed_down_per_user_and_forgiven_by_a_success() {
     assert_eq!(error.kind, ErrorKind::RateLimited);
     assert!(error.detail.contains(" s"), "{}", error.detail);
     world.admin().await;
+}
+
+#[tokio::test]
+async fn guessing_at_several_processes_gives_no_more_tries() {
+    let worlds = World::pair().await;
+    worlds[0].user("alice", "default", None).await;
+    let wrong = json!({ "user": "alice", "password": "wrong" });
+    let begin = Instant::now();
+    // The waits only grow, so however slow this is they are both refused in the end.
+    let (mut tried, mut refused) = (0, 0);
+    for world in worlds.iter().cycle() {
+        match code(world.token(wrong.clone()).await).as_str() {
+            "wrong_credentials" => (tried, refused) = (tried + 1, 0),
+            "too_many_attempts" => refused += 1,
+            other => panic!("{other}"),
+        }
+        if refused == 2 {
+            break;
+        }
+    }
+    assert!(tried <= 6 + begin.elapsed().as_secs(), "{tried} tries");
+
+    // All at once.
+    let begin = Instant::now();
+    let tries = (0..80).map(|number| worlds[number % 2].token(json!({ "user": "admin", "password": "wrong" })));
+    let codes: Vec<_> = futures_util::future::join_all(tries).await.into_iter().map(code).collect();
+    let tried = codes.iter().filter(|code| *code == "wrong_credentials").count();
+    assert!(tried <= 32 + begin.elapsed().as_secs() as usize, "{tried} tries: {codes:?}");
+    assert!(codes.iter().all(|code| code == "wrong_credentials" || code == "too_many_attempts"), "{codes:?}");
+}
+
+#[tokio::test]
+async fn a_login_of_who_has_not_failed_writes_nothing() {
+    let world = World::new().await;
+    let before = world.store.revision();
+    world.token(json!({ "user": "admin", "password": PASSWORD })).await.unwrap();
+    assert_eq!(world.store.revision(), before);
 }
 
 #[tokio::test]

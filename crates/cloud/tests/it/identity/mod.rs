@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod credentials;
+mod keys;
 mod login;
 mod permissions;
 mod resources;

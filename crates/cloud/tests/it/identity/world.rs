@@ -11,7 +11,7 @@ use nephos_ops::{
     Caller, Cloud, Context, Credentials, Operation,
     identity::{CreateAssignment, CreateDomain, CreateProject, CreateToken, CreateUser},
 };
-use nephos_store::{Kinds, Sqlite, Store};
+use nephos_store::{Kinds, Postgres, Sqlite, Store};
 use nephos_types::{DomainId, Error, ProjectId, Result, Secret, UserId};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -40,11 +40,38 @@ impl World {
         folder: TempDir,
         uses: Vec<ProjectUse>,
         password: Option<&str>,
-        mut handlers: Handlers,
+        handlers: Handlers,
     ) -> Self {
         let backend = Sqlite::open(folder.path().join("nephos.db")).await.unwrap();
         let store = Store::open(backend, identity::kinds(Kinds::new())).await.unwrap();
-        let options = Options { cost: Cost::Minimal, ..Options::default() };
+        Self::on(store, folder, uses, password, handlers).await
+    }
+
+    /// Two processes on one PostgreSQL database, with the same keys.
+    pub(crate) async fn pair() -> [Self; 2] {
+        let database = nephos_testkit_postgres::shared().database();
+        let open = async |folder| {
+            let backend = Postgres::open(&database).await.unwrap();
+            let store = Store::open(backend, identity::kinds(Kinds::new())).await.unwrap();
+            Self::on(store, folder, vec![], Some(PASSWORD), Handlers::new()).await
+        };
+        let one = open(tempfile::tempdir().unwrap()).await;
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("keys")).unwrap();
+        for key in ["token", "vault"] {
+            std::fs::copy(one.folder.path().join("keys").join(key), folder.path().join("keys").join(key)).unwrap();
+        }
+        [one, open(folder).await]
+    }
+
+    async fn on(
+        store: Store,
+        folder: TempDir,
+        uses: Vec<ProjectUse>,
+        password: Option<&str>,
+        mut handlers: Handlers,
+    ) -> Self {
+        let options = Options { cost: Cost::Minimal, processes: |_| 2, ..Options::default() };
         let authority = Authority::open(store.clone(), folder.path(), options, uses).unwrap();
         let first = FirstStart {
             admin_password: password.map(secret),

@@ -1,6 +1,7 @@
 //! Several controllers on one PostgreSQL database.
 
 mod ledger;
+mod logins;
 mod plane;
 
 use nephos_ops::{
