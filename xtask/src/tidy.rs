@@ -37,6 +37,7 @@ const ROWS: &[(&str, u8)] = &[
     ("driver-container", 2),
     ("driver-qemu", 2),
     ("image-build", 2),
+    ("network-services", 2),
     ("api-native", 2),
     ("cli", 2),
     ("cloud", 3),

@@ -11,6 +11,7 @@ mod control;
 pub mod frame;
 mod hardware;
 mod message;
+pub mod metadata;
 pub mod server;
 pub mod tls;
 

@@ -75,8 +75,10 @@ pub trait NetworkDriver: Send + Sync + 'static {
     /// with `port_not_found` if the last plan did not name the port.
     fn tap(&self, port: PortId) -> Result<(PathBuf, String), Error>;
 
-    /// The network namespace in which a network's guests are served, and the interface in there that leads to them. Refused
-    /// with `network_not_found` if the last plan did not name the network.
+    /// The network namespace in which a network's guests are served, and the interface in there that leads to them. It has
+    /// the service addresses of the network's subnets, with the lengths of their ranges' prefixes, and
+    /// [`METADATA_V4`](super::METADATA_V4) and [`METADATA_V6`](super::METADATA_V6), all of which may be used at once (no
+    /// duplicate address detection). Refused with `network_not_found` if the last plan did not name the network.
     fn service_namespace(&self, network: NetworkId) -> Result<(PathBuf, String), Error>;
 
     /// What has passed a port since it was made.

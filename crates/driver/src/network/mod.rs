@@ -13,6 +13,6 @@ mod plan;
 pub use driver::{NetworkCapabilities, NetworkDriver, NetworkReport, PortTraffic, Trouble};
 pub use plan::{
     AddressPair, Attachment, Direction, ExternalGateway, FloatingIp, Forwarding, HostName, IpVersion, Ipv6Mode,
-    NetworkPlan, NetworkSpec, PortAddress, PortSpec, RateLimit, RemotePort, RouterInterface, RouterSpec, RulePeer,
-    RuleProtocol, SecurityGroupSpec, SecurityRule, Segment, StaticRoute, SubnetSpec,
+    METADATA_V4, METADATA_V6, NetworkPlan, NetworkSpec, PortAddress, PortSpec, RateLimit, RemotePort, RouterInterface,
+    RouterSpec, RulePeer, RuleProtocol, SecurityGroupSpec, SecurityRule, Segment, StaticRoute, SubnetSpec,
 };

@@ -1,6 +1,9 @@
 //! The plan: plain data, serialised on the way to the node and in its files.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
 
 use ipnet::IpNet;
 use nephos_types::{
@@ -10,6 +13,11 @@ use nephos_types::{
 use serde::{Deserialize, Serialize};
 
 use crate::Protocol;
+
+/// Where guests ask who they are. Each node serves it to its own guests, in each network's service namespace.
+pub const METADATA_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+/// Likewise by IPv6, on the link.
+pub const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe);
 
 /// All that a node's networks should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
