@@ -15,6 +15,7 @@ const FOR_RUNNING: &[Need] = &[
     ("/usr/bin/crun", "crun"),
     ("/usr/sbin/mkfs.ext4", "e2fsprogs"),
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"),
+    ("/usr/sbin/nft", "nftables"),
 ];
 
 /// What the tests need besides.
@@ -27,6 +28,7 @@ const FOR_TESTS: &[Need] = &[
     ("/usr/bin/curl", "curl"),
     ("/usr/sbin/dhclient", "isc-dhcp-client"),
     ("/usr/bin/rdisc6", "ndisc6"),
+    ("/usr/bin/ping", "iputils-ping"),
     ("/usr/bin/ssh", "openssh-client"),
     ("/usr/bin/mmdebstrap", "mmdebstrap"),
     ("/usr/bin/openssl", "openssl"),

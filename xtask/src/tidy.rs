@@ -35,6 +35,7 @@ const ROWS: &[(&str, u8)] = &[
     ("store", 2),
     ("auth", 2),
     ("driver-container", 2),
+    ("driver-network", 2),
     ("driver-qemu", 2),
     ("image-build", 2),
     ("network-services", 2),

@@ -1,5 +1,5 @@
 //! What drivers need of the Linux machine that they run guests on: processes that outlive them, folders that one of them
-//! holds at a time, files that are replaced as a whole, work that is not cut short, and terminals that several people
+//! holds at a time, files that are replaced as a whole, network namespaces, work that is not cut short, and terminals that several people
 //! look at.
 //!
 //! Invariants: a [`process::Identity`] never means another process; a file that [`files::replace`] writes has the old
@@ -9,6 +9,7 @@
 
 pub mod files;
 mod lock;
+pub mod netns;
 pub mod process;
 pub mod terminal;
 pub mod work;

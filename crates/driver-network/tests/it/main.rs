@@ -1,0 +1,6 @@
+//! The driver on a real kernel. Machines are network namespaces, guests too, and all are gone afterwards.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod guests;
+mod lab;
