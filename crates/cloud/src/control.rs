@@ -12,7 +12,7 @@ use std::{
 
 use nephos_auth::{Policy, ServerCertificate};
 use nephos_ops::Cloud;
-use nephos_store::{Author, CommitError, Kinds, Postgres, Sqlite, Store, Transaction};
+use nephos_store::{Author, CommitError, Kinds, Postgres, Sqlite, Store, Transaction, Turn};
 use nephos_types::{Error, Result, Secret, Timestamp};
 use nephos_workflow::{Config, Holders, Observer};
 
@@ -63,6 +63,8 @@ pub struct Options {
     pub keep_audit: Duration,
     /// The database to share with other processes; none: an SQLite file in the data folder.
     pub shared: Option<Shared>,
+    /// The right to write to that database: see [`crate::Successor`]. Without one it is written to whoever else does.
+    pub turn: Option<Turn>,
     /// Which closed workflow runs are kept.
     pub keep_workflows: workflow::Retention,
     /// What operators decide about servers.
@@ -109,7 +111,13 @@ impl Control {
         let keep = nephos_store::Options { keep_audit: options.keep_audit, ..nephos_store::Options::default() };
         let store = match &options.shared {
             None => Store::open_with(Sqlite::open(data.join(DATABASE)).await?, kinds(), keep).await?,
-            Some(shared) => Store::open_with(Postgres::open(&shared.database).await?, kinds(), keep).await?,
+            Some(shared) => {
+                let backend = match options.turn {
+                    Some(turn) => Postgres::open_in_turn(&shared.database, turn).await?,
+                    None => Postgres::open(&shared.database).await?,
+                };
+                Store::open_with(backend, kinds(), keep).await?
+            }
         };
         let peers = match &options.shared {
             None => None,

@@ -22,7 +22,7 @@ pub mod system;
 pub mod workflow;
 
 pub use self::{
-    cluster::migrate,
+    cluster::{Succession, Successor, migrate},
     control::{Control, DATABASE, Options, Shared},
     core::{BoxFuture, CloudCore, Handlers, Identify},
     resolve::{CLOUD, Named, name_claim},

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use nephos_cloud::Shared;
 use nephos_types::{Error, Result, Secret};
 use serde::Deserialize;
@@ -120,6 +120,8 @@ pub(crate) struct Config {
     pub(crate) node_address: Option<String>,
     /// The database to share with other controllers; `None` for one of this process's own.
     pub(crate) shared: Option<Shared>,
+    /// Whether controllers of another version are not waited for.
+    pub(crate) take_over: bool,
     /// How many simulated nodes stand in for this machine; 0 for the real one.
     pub(crate) simulated_nodes: u32,
     /// How images come in.
@@ -226,6 +228,12 @@ pub(crate) fn controller(command: Command) -> Command {
             "HOST:PORT",
             "By which agents reach this controller [default: what --node-listen says]",
         ))
+        .arg(
+            Arg::new("take-over")
+                .long("take-over")
+                .action(ArgAction::SetTrue)
+                .help("Do not wait until controllers of another version have ended; they end when this one begins"),
+        )
 }
 
 /// The flags of whatever serves the APIs.
@@ -403,6 +411,7 @@ impl Config {
                 secret: secret.unwrap_or_else(|| data.join(SECRET)),
                 images,
             }),
+            take_over: optional(matches, "take-over").unwrap_or(false),
             node_address: optional(matches, "node-address").or(own.node_address).or(system.node_address),
             data,
             listen: address(matches, "listen").or(own.listen).or(system.listen).unwrap_or(loopback(6780)),

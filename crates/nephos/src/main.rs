@@ -15,6 +15,7 @@ mod migrate;
 mod observe;
 mod reach;
 mod restore;
+mod standby;
 mod up;
 
 use std::process::ExitCode;

@@ -11,7 +11,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -39,6 +39,7 @@ use crate::{
     config::Config,
     drivers, logging, observe,
     reach::{self, Reached},
+    standby::{self, Waiting},
 };
 
 /// How long what runs has to end or park after SIGTERM.
@@ -75,7 +76,28 @@ pub(crate) fn command() -> LocalCommand {
 
 /// Whether everything that is offered answers.
 #[derive(Default)]
-struct Readiness(AtomicBool);
+pub(crate) struct Readiness(AtomicU8);
+
+impl Readiness {
+    const STARTING: u8 = 0;
+    const READY: u8 = 1;
+    const WAITING: u8 = 2;
+
+    /// Not yet, or not any more.
+    pub(crate) fn starting(&self) {
+        self.0.store(Self::STARTING, Ordering::Release);
+    }
+
+    /// From now on.
+    fn ready_now(&self) {
+        self.0.store(Self::READY, Ordering::Release);
+    }
+
+    /// Not while others are at work.
+    pub(crate) fn waiting(&self) {
+        self.0.store(Self::WAITING, Ordering::Release);
+    }
+}
 
 impl Health for Readiness {
     fn alive(&self) -> Result<(), &'static str> {
@@ -83,7 +105,11 @@ impl Health for Readiness {
     }
 
     fn ready(&self) -> Result<(), &'static str> {
-        if self.0.load(Ordering::Acquire) { Ok(()) } else { Err("starting") }
+        match self.0.load(Ordering::Acquire) {
+            Self::READY => Ok(()),
+            Self::WAITING => Err(standby::WAITING),
+            _ => Err("starting"),
+        }
     }
 }
 
@@ -108,7 +134,7 @@ fn make_data_folder(data: &Path) -> Result<()> {
 }
 
 /// TLS with the cloud's own certificate.
-fn tls_config(certificate: &ServerCertificate) -> Result<Arc<rustls::ServerConfig>> {
+pub(crate) fn tls_config(certificate: &ServerCertificate) -> Result<Arc<rustls::ServerConfig>> {
     let broken = |error: rustls::Error| Error::internal("the certificate cannot be used", error);
     let chain = certificate.chain.iter().cloned().map(Into::into).collect();
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(certificate.key.clone());
@@ -138,15 +164,35 @@ pub(crate) async fn up(config: Config) -> Result<()> {
     let _ = fs::remove_file(config.data.join(ENDPOINT));
 
     let (listener, address) = bind(config.listen, "--listen").await?;
+    // Who waits for others serves something else on it first.
+    let listener = listener.into_std().map_err(|error| Error::internal("the listener cannot be shared", error))?;
     let (node_listener, node_address) = bind(config.node_listen, "--node-listen").await?;
     let Reached { url, names } = reach::api(address);
 
     let (observers, registry, metrics) = observe::start();
+    let readiness = Arc::new(Readiness::default());
+    let version = serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "name": "nephos" });
+    let status = Arc::new(Status::new(readiness.clone(), registry, version));
+    let mut turn = None;
+    if let Some(shared) = &config.shared {
+        let waiting = Waiting {
+            config: &config,
+            listener: &listener,
+            names: &names,
+            readiness: &readiness,
+            status: status.clone(),
+        };
+        turn = waiting.turn(&shared.database).await?;
+        if turn.is_none() {
+            return Ok(());
+        }
+    }
     let control = Control::open(Options {
         data: config.data.clone(),
         url: url.clone(),
         node_address: config.node_address.clone().unwrap_or_else(|| reach::node(node_address).to_string()),
         shared: config.shared.clone(),
+        turn,
         certificate_for: names,
         admin_password: config.admin_password.clone(),
         images: config.images.clone(),
@@ -158,17 +204,13 @@ pub(crate) async fn up(config: Config) -> Result<()> {
     })
     .await?;
 
-    let readiness = Arc::new(Readiness::default());
     let limiter = Arc::new(Limiter::new(Rates::default()));
-    let version = serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "name": "nephos" });
     let native = Native::new(nephos_ops::table(), control.cloud(), limiter, nephos_api_native::Settings::default())?;
-    let status = Status::new(readiness.clone(), registry, version);
-    let server = Server::new(
-        nephos_http::Settings::default(),
-        vec![Arc::new(native), Arc::new(status)],
-        Some(Arc::new(metrics)),
-    )?;
+    let server =
+        Server::new(nephos_http::Settings::default(), vec![Arc::new(native), status], Some(Arc::new(metrics)))?;
     let tls = control.certificate.as_ref().map(tls_config).transpose()?;
+    let listener =
+        TcpListener::from_std(listener).map_err(|error| Error::internal("the listener cannot be used", error))?;
     let serving = tokio::spawn({
         let server = server.clone();
         async move { server.serve(listener, tls).await }
@@ -194,7 +236,7 @@ pub(crate) async fn up(config: Config) -> Result<()> {
 
     write_endpoint(&config.data, &url)
         .map_err(|error| Error::internal("the endpoint cannot be written into the data folder", error))?;
-    readiness.0.store(true, Ordering::Release);
+    readiness.ready_now();
     tracing::info!(%url, nodes = %node_address, data = %config.data.display(), took_ms = begin.elapsed().as_millis() as u64, "ready");
     welcome(&config, &control, &url, begin);
 
@@ -203,7 +245,7 @@ pub(crate) async fn up(config: Config) -> Result<()> {
         broken = control.broken() => Some(broken),
     };
     tracing::info!("stopping; guests run on");
-    readiness.0.store(false, Ordering::Release);
+    readiness.starting();
     let _ = fs::remove_file(config.data.join(ENDPOINT));
     let stopping = async {
         tokio::join!(server.stop(STOP_LIMIT), control.stop());

@@ -20,6 +20,7 @@ use crate::{
     error::closed,
     follow,
     image::Image,
+    postgres::SUPERSEDED,
     record::Record,
     stats::Counting,
     table::{AnyRecord, Outcome, Pending},
@@ -205,7 +206,7 @@ impl Committer {
 
     /// From now on memory is older than the disk for good, so nothing may rest on it.
     fn give_up(&mut self, error: Error) -> Error {
-        tracing::error!(error = %error.chain(), "what other processes wrote cannot be followed");
+        tracing::error!(error = %error.chain(), "the database cannot be used any more");
         self.broken = Some(error.clone());
         self.feed.fail(error.clone());
         error
@@ -241,6 +242,10 @@ impl Committer {
             Ok(_) => {
                 self.counting.batch(0, 0, batch.len());
                 fail(batch, &Error::bug("The backend did not answer for each transaction"));
+            }
+            Err(error) if error.code == SUPERSEDED => {
+                self.counting.batch(0, 0, batch.len());
+                fail(batch, &self.give_up(error));
             }
             Err(error) => {
                 self.counting.batch(0, 0, batch.len());

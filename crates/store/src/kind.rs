@@ -1,6 +1,10 @@
 //! Kinds: Rust types whose stored form is frozen and versioned, and the registry that the store is opened with.
 
-use std::{any::TypeId, collections::HashMap, sync::Arc};
+use std::{
+    any::TypeId,
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use nephos_types::{Error, Result};
 use serde::{Serialize, de::DeserializeOwned};
@@ -57,6 +61,12 @@ impl Kinds {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Their names and the versions of their stored forms.
+    #[must_use]
+    pub fn versions(&self) -> BTreeMap<&'static str, u32> {
+        self.by_name.iter().map(|(name, table)| (*name, table.version())).collect()
     }
 
     /// And this one. Two types with one name make [`crate::Store::open`] fail.

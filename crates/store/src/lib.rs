@@ -38,7 +38,7 @@ pub use change::{Action, Author, Change, ChangeQuery};
 pub use commit::Committed;
 pub use error::{CommitError, WatchError};
 pub use kind::{Kind, Kinds};
-pub use postgres::Postgres;
+pub use postgres::{Occupied, Postgres, Turn};
 pub use query::Query;
 pub use record::{Draft, Edit, Meta, Record};
 pub use sqlite::{FileSummary, Sqlite};

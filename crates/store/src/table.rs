@@ -62,6 +62,7 @@ pub(crate) trait AnyTable: Send + Sync {
     /// What another process wrote, on its way into this table.
     fn pending(&self, id: &str, revision: Revision, data: Option<&str>) -> Result<Pending>;
     fn audited(&self) -> bool;
+    fn version(&self) -> u32;
     fn apply(&self, writes: Vec<Pending>) -> Vec<Outcome>;
     fn contains(&self, id: &str) -> bool;
     fn len(&self) -> usize;
@@ -243,6 +244,10 @@ impl<K: Kind> AnyTable for Table<K> {
         let bits = id.parse::<K::Id>()?.bits();
         let record = data.map(|data| stored::decode::<K>(id, revision, data)).transpose()?;
         Ok(Pending { bits, revision, record: record.map(|record| -> Box<dyn Any + Send + Sync> { Box::new(record) }) })
+    }
+
+    fn version(&self) -> u32 {
+        K::VERSION
     }
 
     fn audited(&self) -> bool {

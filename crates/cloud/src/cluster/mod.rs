@@ -1,5 +1,5 @@
-//! Several processes of the control plane on one database: which of them are at work, what they share, and what each
-//! must be told of the others' changes.
+//! Several processes of the control plane on one database: which of them are at work, what they share, what each must
+//! be told of the others' changes, and how one version follows another.
 //!
 //! Each has a record and writes it every few seconds. Whoever sees no new beat of another while several of its own
 //! beats were acknowledged takes that one for dead: an own acknowledged beat means that everything before it was seen,
@@ -11,6 +11,7 @@
 mod follow;
 mod migrate;
 mod secrets;
+mod turn;
 
 use std::{
     collections::HashMap,
@@ -28,6 +29,7 @@ use tokio::sync::Notify;
 pub(crate) use follow::follow;
 pub use migrate::migrate;
 pub(crate) use secrets::{SharedSecrets, SharedTokenKeys, share};
+pub use turn::{Succession, Successor};
 
 /// How often a process says that it is at work.
 const BEAT: Duration = Duration::from_secs(3);
@@ -43,6 +45,9 @@ pub struct Controller {
     pub name: String,
     /// Where agents reach it: `HOST:PORT`.
     pub node_address: String,
+    /// The version of its program.
+    #[serde(default)]
+    pub version: String,
     /// How often it has said that it is at work.
     pub beats: u64,
 }
@@ -154,7 +159,8 @@ impl Peers {
             // The first, or others took this process for dead long ago.
             None => {
                 let (name, node_address) = (self.name.to_string(), self.node_address.clone());
-                let body = Controller { name, node_address, beats: 1 };
+                let version = env!("CARGO_PKG_VERSION").to_owned();
+                let body = Controller { name, node_address, version, beats: 1 };
                 Transaction::new(author).create(Draft::new(self.id, body))
             }
         };

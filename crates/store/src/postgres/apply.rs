@@ -11,6 +11,7 @@ use tokio_postgres::{Client, Error, Row, Statement};
 use super::{
     plan::{Current, Plan, View},
     signed,
+    turn::Turn,
     writer::Session,
 };
 use crate::backend::{Applied, RawClaim, RawTransaction, Sequence};
@@ -20,6 +21,8 @@ pub(super) enum Attempt {
     Done(Applied),
     /// Certainly nothing was written.
     Nothing(Error),
+    /// Likewise, and nothing ever will be, for another version has taken over.
+    OutOfTurn(nephos_types::Error),
     /// The commit was sent; whether it happened must be found out.
     Unknown {
         applied: Applied,
@@ -50,7 +53,7 @@ impl Statements {
     pub(super) async fn prepare(client: &Client) -> Result<Self, Error> {
         let (lock, records, claims, counters, log, save, delete, claim, free, count, uncount, advance, batch, notify) = try_join!(
             client.prepare(
-                "SELECT newest, sequence FROM position FOR UPDATE",
+                "SELECT newest, sequence, forms FROM position FOR UPDATE",
             ),
             client.prepare(
                 "SELECT u.place, r.revision FROM unnest($1::int[], $2::text[], $3::text[]) AS u (place, kind, id)
@@ -108,7 +111,7 @@ impl Statements {
              WHERE u.value = 0 AND c.key = u.key COLLATE \"C\"",
             ),
             client.prepare(
-                "UPDATE position SET newest = $1, sequence = $2",
+                "UPDATE position SET newest = $1, sequence = $2, forms = coalesce($3, forms)",
             ),
             client.prepare(
                 "INSERT INTO batch (sequence, writer, low, high, claims, owners, counters, counts)
@@ -162,12 +165,18 @@ impl<'a> Names<'a> {
 
 impl Session {
     /// Decides and writes a batch.
-    pub(super) async fn apply(&self, name: &str, batch: &[Arc<RawTransaction>]) -> Attempt {
+    pub(super) async fn apply(&self, name: &str, turn: Option<&Turn>, batch: &[Arc<RawTransaction>]) -> Attempt {
         let batch: Vec<&RawTransaction> = batch.iter().map(AsRef::as_ref).collect();
-        let (mut view, follows) = match self.begin(&batch).await {
+        let (mut view, follows, last) = match self.begin(&batch).await {
             Ok(begun) => begun,
             Err(error) => return Attempt::Nothing(error),
         };
+        if let Some(refused) = turn.and_then(|turn| turn.check(last.as_deref()).err()) {
+            return match self.client.batch_execute("ROLLBACK").await {
+                Ok(()) => Attempt::OutOfTurn(refused),
+                Err(error) => Attempt::Nothing(error),
+            };
+        }
         let low = view.newest;
         let mut plan = view.decide(&batch);
         let results = std::mem::take(&mut plan.results);
@@ -180,8 +189,12 @@ impl Session {
         }
         let sequence = follows.next();
         let applied = Applied { results, follows, sequence: Some(sequence) };
+        let forms = turn.map(Turn::forms);
         let (written, committed) =
-            join!(self.write(name, &plan, sequence, low, view.newest), self.client.batch_execute("COMMIT"));
+            join!(self.write(name, forms, &plan, sequence, low, view.newest), self.client.batch_execute("COMMIT"));
+        if let (Some(turn), Ok(()), Ok(())) = (turn, &written, &committed) {
+            turn.begin();
+        }
         match (written, committed) {
             // A commit after a failed statement undoes everything, and says so without an error.
             (Err(error), Ok(())) => Attempt::Nothing(error),
@@ -190,8 +203,8 @@ impl Session {
         }
     }
 
-    /// Locks the position and reads what the batch names.
-    async fn begin<'a>(&self, batch: &[&'a RawTransaction]) -> Result<(View<'a>, Sequence), Error> {
+    /// Locks the position and reads what the batch names, and the forms of who wrote last.
+    async fn begin<'a>(&self, batch: &[&'a RawTransaction]) -> Result<(View<'a>, Sequence, Option<String>), Error> {
         let names = Names::of(batch);
         let records: Vec<_> = names.records.into_iter().collect();
         let claims: Vec<_> = names.claims.into_iter().collect();
@@ -232,11 +245,19 @@ impl Session {
                 view.counters.insert(key, row.try_get(1)?);
             }
         }
-        Ok((view, sequence))
+        Ok((view, sequence, position.try_get(2)?))
     }
 
     /// Sends all that a plan writes, without waiting in between.
-    async fn write(&self, name: &str, plan: &Plan<'_>, sequence: Sequence, low: u64, high: u64) -> Result<(), Error> {
+    async fn write(
+        &self,
+        name: &str,
+        forms: Option<&str>,
+        plan: &Plan<'_>,
+        sequence: Sequence,
+        low: u64,
+        high: u64,
+    ) -> Result<(), Error> {
         let (s, client, log) = (&self.statements, &self.client, &plan.log);
         let saved: Vec<i64> = plan.records.values().copied().flatten().collect();
         let deleted = || plan.records.iter().filter(|(_, revision)| revision.is_none()).map(|(key, _)| *key);
@@ -272,7 +293,7 @@ impl Session {
             when(owners.contains(&None), async || client.execute(&s.free, &[&claims, &owners]).await),
             when(!counters.is_empty(), async || client.execute(&s.count, &[&counters, &counts]).await),
             when(counts.contains(&0), async || client.execute(&s.uncount, &[&counters, &counts]).await),
-            when(true, async || client.execute(&s.advance, &[&high, &at]).await),
+            when(true, async || client.execute(&s.advance, &[&high, &at, &forms]).await),
             when(true, async || {
                 client.execute(&s.batch, &[&at, &name, &low, &high, &claims, &owners, &counters, &counts]).await
             }),

@@ -21,6 +21,7 @@ mod schema;
 mod target;
 mod transfer;
 mod trim;
+mod turn;
 mod writer;
 
 use std::{
@@ -44,6 +45,8 @@ use writer::Writer;
 
 pub(crate) use target::Target;
 pub(crate) use transfer::{export, import};
+pub(crate) use turn::SUPERSEDED;
+pub use turn::{Occupied, Turn};
 
 /// A store in a PostgreSQL database.
 pub struct Postgres {
@@ -59,11 +62,36 @@ impl Postgres {
     /// Of the usual parameters these are understood besides those that name the server: `sslmode` and `sslrootcert`.
     /// Connections to other machines are encrypted unless it says `sslmode=disable`, and the server's certificate
     /// must then be issued for its name by the authority in the file `sslrootcert`, or by one that the system trusts.
+    ///
+    /// Whoever opens it so writes whatever others do: for tests, and for programs that are alone.
     pub async fn open(url: &str) -> Result<Self> {
+        Self::open_with(url, None).await
+    }
+
+    /// Likewise, to write only while nobody of another version has taken over; [`crate::Store::ended`] tells of that.
+    pub async fn open_in_turn(url: &str, turn: Turn) -> Result<Self> {
+        Self::open_with(url, Some(turn)).await
+    }
+
+    /// Looks who wrote last, and at the records of a kind, without changing anything. `None`: there is nothing yet.
+    ///
+    /// # Errors
+    /// Also when the database was made by a newer version.
+    pub async fn look(url: &str, kind: &str) -> Result<Option<Occupied>> {
+        turn::look(&Target::parse(url)?, kind).await
+    }
+
+    /// The format of the database that this program makes, as part of what it writes.
+    #[must_use]
+    pub fn format() -> usize {
+        schema::newest()
+    }
+
+    async fn open_with(url: &str, turn: Option<Turn>) -> Result<Self> {
         let target = Arc::new(Target::parse(url)?);
-        schema::prepare(&target).await?;
+        schema::prepare(&target, turn.as_ref()).await?;
         Ok(Self {
-            writer: Writer::new(target.clone()),
+            writer: Writer::new(target.clone(), turn),
             readers: Readers::new(target.clone()),
             listener: Listener::start(target),
         })
@@ -77,7 +105,7 @@ impl Postgres {
     /// Puts everything from an SQLite file that nobody has open into a database that holds nothing yet; all or nothing.
     pub async fn import(url: &str, from: impl AsRef<Path>) -> Result<Summary> {
         let target = Target::parse(url)?;
-        schema::prepare(&target).await?;
+        schema::prepare(&target, None).await?;
         sqlite_to_postgres(from.as_ref(), &target).await
     }
 }

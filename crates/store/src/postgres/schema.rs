@@ -2,10 +2,11 @@
 
 use nephos_types::{Error, ErrorKind, Result};
 
-use super::{connection::failed, target::Target};
+use super::{connection::failed, target::Target, turn::Turn};
 
 /// What brings the schema from format `i` to `i + 1`. Never edit one that was released.
-const UPGRADES: &[&str] = &[r#"
+const UPGRADES: &[&str] = &[
+    r#"
     CREATE TABLE position (
         one smallint PRIMARY KEY CHECK (one = 1),
         newest bigint NOT NULL,
@@ -54,13 +55,39 @@ const UPGRADES: &[&str] = &[r#"
         -- One for each counter.
         counts bigint[] NOT NULL
     );
-"#];
+"#,
+    // What programs may write: see `turn`.
+    "ALTER TABLE position ADD COLUMN forms text",
+];
 
 /// Any number that all versions share: one process at a time prepares.
 const LOCK: i64 = 0x4e45_5048_4f53;
 
-/// Makes or upgrades the schema; refuses one that a newer version made.
-pub(super) async fn prepare(target: &Target) -> Result<()> {
+/// Since which format the position says who writes.
+const FORMS_SINCE: usize = 2;
+
+/// The refusal of what a newer version made; otherwise how many upgrades it has.
+pub(super) fn known(version: i32) -> Result<usize> {
+    usize::try_from(version).ok().filter(|version| *version <= UPGRADES.len()).ok_or_else(|| {
+        Error::new(ErrorKind::Unsupported, "newer_data", "The database was written by a newer Nephos")
+            .detail(format!("it has format {version}, this program knows up to {}", UPGRADES.len()))
+            .next("start the version that wrote it, or a later one", None)
+    })
+}
+
+/// Whether a database of this format says who writes it.
+pub(super) fn has_forms(format: usize) -> bool {
+    format >= FORMS_SINCE
+}
+
+/// The format of a database that this program makes.
+pub(super) fn newest() -> usize {
+    UPGRADES.len()
+}
+
+/// Makes or upgrades the schema; refuses one that a newer version made, and to upgrade one under programs whose turn it
+/// still is.
+pub(super) async fn prepare(target: &Target, turn: Option<&Turn>) -> Result<()> {
     let broken = failed("The database cannot be prepared");
     let (mut client, _driver) = target.connect(None).await.map_err(&broken)?;
     let transaction = client.transaction().await.map_err(&broken)?;
@@ -83,15 +110,19 @@ pub(super) async fn prepare(target: &Target) -> Result<()> {
     }
     let row = transaction.query_one("SELECT version FROM format", &[]).await.map_err(&broken)?;
     let version: i32 = row.try_get(0).map_err(&broken)?;
-    let from = usize::try_from(version).ok().filter(|version| *version <= UPGRADES.len()).ok_or_else(|| {
-        Error::new(ErrorKind::Unsupported, "newer_data", "The database was written by a newer Nephos")
-            .detail(format!("it has format {version}, this program knows up to {}", UPGRADES.len()))
-            .next("start the version that wrote it, or a later one", None)
-    })?;
+    let from = known(version)?;
+    if let Some(turn) = turn.filter(|_| has_forms(from) && from < UPGRADES.len()) {
+        let row = transaction.query_one("SELECT forms FROM position FOR UPDATE", &[]).await.map_err(&broken)?;
+        turn.check(row.try_get::<_, Option<String>>(0).map_err(&broken)?.as_deref())?;
+    }
     for (format, statements) in (1_i32..).zip(UPGRADES).skip(from) {
         tracing::info!(format, "upgrading the format of the database");
         transaction.batch_execute(statements).await.map_err(&broken)?;
         transaction.execute("UPDATE format SET version = $1", &[&format]).await.map_err(&broken)?;
+    }
+    if let Some(turn) = turn.filter(|_| from < UPGRADES.len()) {
+        // Whoever writes in the old way ends now.
+        transaction.execute("UPDATE position SET forms = $1", &[&turn.forms()]).await.map_err(&broken)?;
     }
     transaction.commit().await.map_err(&broken)?;
     for (setting, danger) in [("fsync", "off"), ("full_page_writes", "off")] {

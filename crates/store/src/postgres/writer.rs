@@ -16,6 +16,7 @@ use super::{
     apply::{Attempt, Statements},
     connection::{BY_KEY, failed, is_passing},
     target::Target,
+    turn::Turn,
 };
 use crate::{
     backend::{Applied, RawTransaction, Sequence, Trim, Trimmed},
@@ -38,6 +39,7 @@ pub(super) struct Writer {
     target: Arc<Target>,
     /// Marks this process's batches.
     name: String,
+    turn: Option<Turn>,
     session: Mutex<Option<Session>>,
     hurry: AtomicBool,
     closed: AtomicBool,
@@ -50,9 +52,10 @@ struct Unanswered {
 }
 
 impl Writer {
-    pub(super) fn new(target: Arc<Target>) -> Self {
+    pub(super) fn new(target: Arc<Target>, turn: Option<Turn>) -> Self {
         Self {
             target,
+            turn,
             name: RequestId::new().to_string(),
             session: Mutex::new(None),
             hurry: AtomicBool::new(false),
@@ -92,6 +95,9 @@ impl Writer {
             if let Some(question) = unanswered.take() {
                 match session.was_written(&self.name, question.sequence).await {
                     Ok(true) => {
+                        if let Some(turn) = &self.turn {
+                            turn.begin();
+                        }
                         *kept = Some(session);
                         return Ok(question.applied);
                     }
@@ -103,12 +109,13 @@ impl Writer {
                     }
                 }
             }
-            match session.apply(&self.name, &batch).await {
+            match session.apply(&self.name, self.turn.as_ref(), &batch).await {
                 Attempt::Done(applied) => {
                     *kept = Some(session);
                     return Ok(applied);
                 }
                 Attempt::Nothing(error) => trouble.pass(error, false).await?,
+                Attempt::OutOfTurn(error) => return Err(error),
                 Attempt::Unknown { applied, sequence, error } => {
                     tracing::warn!(%error, "the answer to a commit was lost");
                     unanswered = Some(Unanswered { applied, sequence });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nephos_store::{Bound, CommitError, Draft, Postgres, Query, Revision, Sqlite, Store};
+use nephos_store::{Bound, CommitError, Draft, Postgres, Query, Revision, Sqlite, Store, Turn};
 use nephos_testkit_postgres::shared;
 use nephos_types::ErrorKind;
 
@@ -354,4 +354,61 @@ async fn a_damaged_file_is_not_moved() {
     assert_eq!(Postgres::import(&url, fixture.path()).await.unwrap_err().code, "database_damaged");
     let store = open(&url).await;
     assert_eq!((store.revision(), store.count::<Server>(&Query::all())), (Revision::ZERO, 0));
+}
+
+/// Programs of two versions never write at the same time, whatever the newer one thought of the older.
+#[tokio::test]
+async fn another_version_takes_over_from_those_it_saw_and_from_nobody_else() {
+    let url = shared().database();
+    let in_turn = async |forms: &str, after: Option<&str>| {
+        let turn = Turn::new(forms, after.map(str::to_owned));
+        Store::open(Postgres::open_in_turn(&url, turn).await.unwrap(), kinds()).await
+    };
+    assert_eq!(Postgres::look(&url, "server").await.unwrap(), None);
+    let (old, older) = (in_turn("v1", None).await.unwrap(), in_turn("v1", None).await.unwrap());
+    for (number, store) in (1..).zip([&old, &older, &old]) {
+        store.commit(tx().create(server(number, 1))).await.unwrap();
+    }
+    let seen = Postgres::look(&url, "server").await.unwrap().unwrap();
+    assert_eq!((seen.forms.as_deref(), seen.records.len()), (Some("v1"), 3));
+
+    // Two newer ones saw the same; to be there is not to write yet.
+    let (new, late) = (in_turn("v2", Some("v1")).await.unwrap(), in_turn("v3", Some("v1")).await.unwrap());
+    old.commit(tx().create(server(4, 1))).await.unwrap();
+    new.commit(tx().create(server(5, 1))).await.unwrap();
+    for store in [&old, &older, &late] {
+        let CommitError::Failed(refused) = store.commit(tx().create(server(6, 1))).await.unwrap_err() else {
+            panic!("refused otherwise");
+        };
+        assert_eq!(refused.code, "superseded");
+        assert_eq!(store.ended().await.code, "superseded");
+    }
+    // One of the same version comes along; one that saw what is no longer so does not.
+    in_turn("v2", Some("v2")).await.unwrap().commit(tx().create(server(6, 1))).await.unwrap();
+    // Whoever has written does not take over again.
+    in_turn("v1", Some("v2")).await.unwrap().commit(tx().create(server(7, 1))).await.unwrap();
+    let CommitError::Failed(refused) = new.commit(tx().create(server(8, 1))).await.unwrap_err() else {
+        panic!("refused otherwise");
+    };
+    assert_eq!(refused.code, "superseded");
+    assert_eq!(Postgres::look(&url, "server").await.unwrap().unwrap().records.len(), 7);
+}
+
+/// A schema of an older format is not changed under those who use it.
+#[tokio::test]
+async fn the_schema_is_upgraded_only_in_turn() {
+    let url = shared().database();
+    let name = url.rsplit('/').next().unwrap().to_owned();
+    let turn = |after: Option<&str>| Turn::new("v2", after.map(str::to_owned));
+    drop(Postgres::open_in_turn(&url, Turn::new("v1", None)).await.unwrap());
+    // As the first format left it.
+    let sql = |text: &str| shared().query(&name, text);
+    let _ = sql("ALTER TABLE nephos.position DROP COLUMN forms; UPDATE nephos.format SET version = 1");
+    assert_eq!(Postgres::look(&url, "server").await.unwrap().unwrap().forms, None);
+    drop(Postgres::open_in_turn(&url, turn(None)).await.unwrap());
+    assert_eq!(Postgres::look(&url, "server").await.unwrap().unwrap().forms.as_deref(), Some("v2"));
+    let _ = sql("UPDATE nephos.format SET version = 99");
+    for refused in [Postgres::look(&url, "server").await.map(drop), Postgres::open(&url).await.map(drop)] {
+        assert_eq!(refused.unwrap_err().code, "newer_data");
+    }
 }

@@ -3,6 +3,7 @@
 mod ledger;
 mod logins;
 mod plane;
+mod versions;
 
 use nephos_ops::{
     compute::{ListServers, OpenConsole, ServerState, ShowQuota},
