@@ -35,6 +35,8 @@ pub(crate) struct Identity {
 pub(crate) enum Endpoint {
     /// DHCP.
     Dhcp4,
+    /// DHCPv6.
+    Dhcp6,
     /// Router advertisements.
     Advertise,
     /// DNS in datagrams.
@@ -101,6 +103,12 @@ pub(crate) fn open(endpoint: Endpoint, interface: &str, index: u32) -> io::Resul
         Endpoint::Dhcp4 => {
             let socket = bound((Ipv4Addr::UNSPECIFIED, 67).into(), Type::DGRAM)?;
             socket.set_broadcast(true)?;
+            Ok(Opened::Udp(socket.into()))
+        }
+        Endpoint::Dhcp6 => {
+            let socket = bound((Ipv6Addr::UNSPECIFIED, 547).into(), Type::DGRAM)?;
+            // All DHCP servers and relays (RFC 8415, section 7.1).
+            socket.join_multicast_v6(&Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2), index)?;
             Ok(Opened::Udp(socket.into()))
         }
         Endpoint::Advertise => {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use nephos_driver::network::{METADATA_V4, METADATA_V6, NetworkPlan, NetworkSpec, Trouble};
+use nephos_driver::network::{Ipv6Mode, METADATA_V4, METADATA_V6, NetworkPlan, NetworkSpec, Trouble};
 use nephos_types::{Error, NetworkId, PortId};
 use tokio::sync::Mutex;
 
@@ -211,6 +211,10 @@ fn endpoints(network: &NetworkSpec, advertises: bool) -> Vec<Endpoint> {
     let mut endpoints = vec![];
     if served().any(|subnet| subnet.dhcp && !subnet.cidr.is_ipv6()) {
         endpoints.push(Endpoint::Dhcp4);
+    }
+    let by_dhcp6 = |mode: Option<Ipv6Mode>| mode.is_some_and(|mode| mode != Ipv6Mode::Slaac);
+    if served().any(|subnet| subnet.dhcp && subnet.cidr.is_ipv6() && by_dhcp6(subnet.ipv6_mode)) {
+        endpoints.push(Endpoint::Dhcp6);
     }
     if advertises {
         endpoints.push(Endpoint::Advertise);

@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     advertise::{self, Advertisement},
-    dhcp4,
+    dhcp4, dhcp6,
     dns::{self, Forwarder},
     limit::Limit,
     metadata::{self, MetadataSource, Tokens},
@@ -97,6 +97,10 @@ impl Site {
             (Endpoint::Dhcp4, Opened::Udp(socket)) => {
                 let socket = UdpSocket::from_std(socket)?;
                 tokio::spawn(dhcp4::serve(socket, view, shared.settings.lease, self.interface.clone(), index))
+            }
+            (Endpoint::Dhcp6, Opened::Udp(socket)) => {
+                let socket = UdpSocket::from_std(socket)?;
+                tokio::spawn(dhcp6::serve(socket, view, shared.settings.lease))
             }
             (Endpoint::DnsUdp(_), Opened::Udp(socket)) => {
                 let socket = UdpSocket::from_std(socket)?;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use hickory_proto::{
-    op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
+    op::{Edns, Message, OpCode, Query, ResponseCode},
     rr::{
         DNSClass, Name, RData, Record, RecordType,
         rdata::{A, AAAA, PTR, SOA},
@@ -45,16 +45,18 @@ pub fn answer(zone: &Zone, bytes: &[u8], transport: Transport) -> Option<Answer>
     if bytes.len() > LONGEST_QUESTION {
         return None;
     }
-    let Ok(question) = Message::from_vec(bytes) else {
-        // Who sends a header wants to know that the rest was not understood; whatever looks like an answer gets none.
-        let id = u16::from_be_bytes([*bytes.first()?, *bytes.get(1)?]);
-        let is_question = bytes.get(2)? & 0x80 == 0 && bytes.len() >= 12;
-        let refusal = Message::error_msg(id, OpCode::Query, ResponseCode::FormErr);
-        return if is_question { refusal.to_vec().ok().map(Answer::Message) } else { None };
-    };
-    if question.metadata.message_type != MessageType::Query {
+    let [id_high, id_low, flags, _, count_high, count_low, _, _, _, _, _, _, ..] = bytes else { return None };
+    // Whatever says that it is an answer gets none.
+    if flags & 0x80 != 0 {
         return None;
     }
+    // More than one question is none that anybody asks (RFC 9619), and makes the library set aside room for all of them.
+    let one = u16::from_be_bytes([*count_high, *count_low]) == 1;
+    let Some(question) = one.then(|| Message::from_vec(bytes).ok()).flatten() else {
+        let id = u16::from_be_bytes([*id_high, *id_low]);
+        let refusal = Message::error_msg(id, OpCode::Query, ResponseCode::FormErr);
+        return refusal.to_vec().ok().map(Answer::Message);
+    };
     let fail = |code| encode(begin(&question, code), &question, transport).map(Answer::Message);
     if question.metadata.op_code != OpCode::Query {
         return fail(ResponseCode::NotImp);

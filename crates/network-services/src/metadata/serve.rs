@@ -252,3 +252,23 @@ impl AsyncWrite for Hops {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_gets_as_far_as_it_may() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let wanted = Arc::new(AtomicU8::new(HOPS));
+        let mut hops = Hops { stream, wanted: wanted.clone(), set: HOPS };
+        for most in [1, HOPS, 2] {
+            wanted.store(most, Ordering::Relaxed);
+            hops.write_all(b"x").await.unwrap();
+            assert_eq!(SockRef::from(&hops.stream).ttl_v4().unwrap(), u32::from(most));
+        }
+    }
+}

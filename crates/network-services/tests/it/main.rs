@@ -7,5 +7,7 @@
 mod bed;
 mod dhcp;
 mod dns;
+mod hostile;
+mod ipv6;
 mod metadata;
 mod plan;
