@@ -23,6 +23,11 @@ use crate::{
     view::NetworkView,
 };
 
+/// An address that was just given up may be in use a little longer: a program that this process is starting has a copy of
+/// every socket until it runs.
+const TRIES: u32 = 100;
+const BETWEEN_TRIES: Duration = Duration::from_millis(20);
+
 /// How guests are served.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -136,7 +141,10 @@ impl Services {
 
     /// Ends everything.
     pub async fn stop(&self) {
-        *self.sites.lock().await = Sites::default();
+        let Sites { networks, routers } = std::mem::take(&mut *self.sites.lock().await);
+        for site in networks.into_values().chain(routers.into_values()) {
+            site.end().await;
+        }
     }
 
     async fn settle<Id: Copy + Eq + Hash>(
@@ -144,7 +152,10 @@ impl Services {
         sites: &mut HashMap<Id, Site>,
         wanted: HashMap<Id, Wanted>,
     ) -> Vec<Trouble<Id>> {
-        sites.retain(|id, _| wanted.contains_key(id));
+        let unwanted: Vec<Id> = sites.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
+        for id in unwanted {
+            end(sites, id).await;
+        }
         let mut troubles = vec![];
         for (id, wanted) in wanted {
             if let Err(error) = self.settle_one(sites, id, wanted).await {
@@ -167,28 +178,56 @@ impl Services {
         };
         let (place, endpoints) = (wanted.place.clone(), wanted.endpoints.clone());
         let looked = inside(wanted.place.namespace.clone(), move || look(&place, known, &running, &endpoints)).await;
-        let (now, opened) = looked.map_err(|error| {
-            sites.remove(&id);
-            Error::internal("A network's guests cannot be served", error).detail(format!(
-                "{} in {}",
-                wanted.place.interface,
-                wanted.place.namespace.display()
-            ))
-        })?;
+        let (now, opened) = match looked {
+            Ok(looked) => looked,
+            Err(error) => {
+                end(sites, id).await;
+                return Err(Error::internal("A network's guests cannot be served", error).detail(format!(
+                    "{} in {}",
+                    wanted.place.interface,
+                    wanted.place.namespace.display()
+                )));
+            }
+        };
         if known != Some(now) {
+            end(sites, id).await;
             sites.insert(id, Site::new(now, wanted.place.interface.clone(), &self.shared.settings));
         }
         let Some(site) = sites.get_mut(&id) else { return Ok(()) };
-        site.show(wanted.view, wanted.said, &wanted.endpoints);
+        site.show(wanted.view, wanted.said, &wanted.endpoints).await;
         let mut outcome = Ok(());
-        for (endpoint, socket) in opened {
-            let started = socket.and_then(|socket| site.start(endpoint, socket, &self.shared));
-            if let Err(error) = started {
-                outcome = Err(Error::internal("A network's guests are not served everything", error)
-                    .detail(format!("{endpoint:?} on {}", wanted.place.interface)));
+        let (mut opened, mut tries) = (opened, TRIES);
+        loop {
+            tries -= 1;
+            let mut in_use = vec![];
+            for (endpoint, socket) in opened {
+                match socket.and_then(|socket| site.start(endpoint, socket, &self.shared)) {
+                    Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 0 => in_use.push(endpoint),
+                    Err(error) => {
+                        outcome = Err(Error::internal("A network's guests are not served everything", error)
+                            .detail(format!("{endpoint:?} on {}", wanted.place.interface)));
+                    }
+                    Ok(()) => {}
+                }
             }
+            if in_use.is_empty() {
+                return outcome;
+            }
+            tokio::time::sleep(BETWEEN_TRIES).await;
+            let interface = wanted.place.interface.clone();
+            let again = move || {
+                Ok(in_use.into_iter().map(|endpoint| (endpoint, open(endpoint, &interface, now.interface))).collect())
+            };
+            opened = inside(wanted.place.namespace.clone(), again)
+                .await
+                .map_err(|error| Error::internal("A network's guests are not served everything", error))?;
         }
-        outcome
+    }
+}
+
+async fn end<Id: Eq + Hash>(sites: &mut HashMap<Id, Site>, id: Id) {
+    if let Some(site) = sites.remove(&id) {
+        site.end().await;
     }
 }
 

@@ -42,6 +42,14 @@ pub(crate) struct Site {
 
 struct Task(JoinHandle<()>);
 
+impl Task {
+    /// Ends it, and waits until its socket is closed: another one could not be opened there before.
+    async fn end(mut self) {
+        self.0.abort();
+        let _ = (&mut self.0).await;
+    }
+}
+
 impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();
@@ -73,8 +81,19 @@ impl Site {
     }
 
     /// Changes what is served, and ends what is not any more.
-    pub(crate) fn show(&mut self, view: Option<Arc<NetworkView>>, said: Option<Advertisement>, wanted: &[Endpoint]) {
-        self.tasks.retain(|endpoint, _| wanted.contains(endpoint));
+    pub(crate) async fn show(
+        &mut self,
+        view: Option<Arc<NetworkView>>,
+        said: Option<Advertisement>,
+        wanted: &[Endpoint],
+    ) {
+        let unwanted: Vec<Endpoint> =
+            self.tasks.keys().filter(|endpoint| !wanted.contains(endpoint)).copied().collect();
+        for endpoint in unwanted {
+            if let Some(task) = self.tasks.remove(&endpoint) {
+                task.end().await;
+            }
+        }
         if let Some(view) = view {
             self.view.send_if_modified(|now| {
                 let other = *now != view;
@@ -87,6 +106,13 @@ impl Site {
             *now = said;
             other
         });
+    }
+
+    /// Ends everything in it.
+    pub(crate) async fn end(mut self) {
+        for (_, task) in self.tasks.drain() {
+            task.end().await;
+        }
     }
 
     /// Begins to serve at a socket.

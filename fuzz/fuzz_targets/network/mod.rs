@@ -25,7 +25,7 @@ const PLAN: &str = r#"{
   "security_groups": [], "routers": []
 }"#;
 
-pub fn view() -> NetworkView {
+pub(crate) fn view() -> NetworkView {
     let plan: NetworkPlan = serde_json::from_str(PLAN).expect("the plan is one");
     NetworkView::all(&plan).remove(0)
 }

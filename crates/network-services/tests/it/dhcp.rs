@@ -72,6 +72,9 @@ async fn busybox_gets_the_ports_address_and_what_goes_with_it() {
     ] {
         assert!(told.lines().any(|told| told == line), "{line} in\n{told}");
     }
+    // The answer went to this client alone, which did not have the address yet.
+    let known = bed.side.run("ip", &["neigh", "show", "10.0.0.11"]);
+    assert!(known.contains(&mac(1).to_string()), "{known}");
     // Somebody who is on the wire, and not in the plan.
     let stranger = ["udhcpc", "-i", GUEST, "-f", "-q", "-n", "-t", "2", "-T", "1", "-s", "/bin/true"];
     let output = tokio::task::block_in_place(|| bed.guests[1].try_run("busybox", &stranger));

@@ -7,29 +7,24 @@ use hickory_proto::{
     op::{Message, Query},
     rr::{Name, RecordType},
 };
-use nephos_driver::network::Ipv6Mode;
 use nephos_network_services::{
     advertise::is_solicitation,
     dhcp4, dhcp6,
     dns::{self, Answer, Transport},
     metadata::{self, Request, Response, Tokens},
-    view::{NetworkView, link_local},
+    view::link_local,
 };
 use nephos_types::{Id, PortId};
 use proptest::prelude::*;
 
-use crate::plan::{mac, network, plan, port, server, subnet};
+use crate::plan::{mac, server};
+
+/// The fuzz targets' network.
+#[path = "../../../../fuzz/fuzz_targets/network/mod.rs"]
+mod network;
+use network::view;
 
 const LEASE: Duration = Duration::from_secs(3600);
-
-fn view() -> NetworkView {
-    let mut v6 = subnet(2, "fd00::/64", None, "fd00::2");
-    v6.ipv6_mode = Some(Ipv6Mode::DhcpStateful);
-    let names: &[(&str, &[&str])] = &[("web", &["10.0.0.11", "fd00::11"])];
-    let net = network(1, "demo.internal", vec![subnet(1, "10.0.0.0/24", Some("10.0.0.1"), "10.0.0.2"), v6], names);
-    let ports = vec![port(1, &net, mac(1), "web", &["10.0.0.11", "fd00::11"])];
-    NetworkView::all(&plan(vec![net], ports)).remove(0)
-}
 
 /// A message that is understood, so that changes of it get further than noise.
 fn discover() -> Vec<u8> {

@@ -212,3 +212,62 @@ async fn a_guest_leaves_its_password_once_and_says_so_by_ipv6_too() {
     assert!(curl(&["-d", "b3RoZXI="]).ends_with("409"));
     assert_eq!(curl(&[]), "c2VjcmV0200");
 }
+
+/// Both of its data sources, as they are; prints what they found.
+const CRAWL: &str = r#"
+import json, tempfile
+from cloudinit import helpers
+from cloudinit.sources.DataSourceEc2 import CloudNames, DataSourceEc2
+from cloudinit.sources.helpers import openstack
+
+url = "http://169.254.169.254"
+stack = openstack.MetadataReader(url).read_v2()
+network = openstack.convert_net_json(stack["networkdata"], known_macs={"fa:16:3e:00:00:01": "eth0"})
+folder = tempfile.mkdtemp()
+source = DataSourceEc2({}, None, helpers.Paths({"cloud_dir": folder, "run_dir": folder}))
+source._cloud_name = CloudNames.AWS
+source.metadata_urls = [url]
+amazon = source.crawl_metadata()
+print(json.dumps({"stack": stack, "network": network, "amazon": amazon, "token": bool(source._api_token)}, default=str))
+"#;
+
+/// What cloud-init itself makes of it. Left out, as it needs cloud-init's Python modules (Debian's package `cloud-init` and
+/// what that depends on, installed, or unpacked and named by `PYTHONPATH`):
+/// `cargo test -p nephos-network-services -- --ignored cloud_init`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs cloud-init"]
+async fn cloud_init_crawls_both_forms() {
+    let bed = Bed::new(&["10.0.0.2/24"], &[mac(1)]);
+    let net = network(1, "demo.internal", vec![subnet(1, "10.0.0.0/24", None, "10.0.0.2")], &[]);
+    let ports = vec![port(1, &net, mac(1), "web", &["10.0.0.11"])];
+    let mut told = server(1, "web");
+    told.access.tokens_required = false;
+    told.interfaces[0].addresses = vec![nephos_node_api::metadata::AddressMetadata {
+        subnet: net.subnets[0].id,
+        address: "10.0.0.11/24".parse().unwrap(),
+        mode: nephos_node_api::metadata::AddressMode::Static,
+        gateway: Some("10.0.0.1".parse().unwrap()),
+        routes: vec![],
+        dns_servers: vec!["10.0.0.2".parse().unwrap()],
+    }];
+    let places = Places { networks: [(net.id, bed.place())].into(), ..Places::default() };
+    let services = Services::new(Settings { forwarders: vec![], ..Settings::default() }, Told::with([told]));
+    assert_eq!(services.update(&plan(vec![net], ports), &places).await, Default::default());
+    ip(&format!("-n {} addr add 10.0.0.11/24 dev {GUEST}", bed.guests[0].0));
+    ip(&format!("-n {} route add 169.254.169.254 via 10.0.0.2", bed.guests[0].0));
+    let printed = tokio::task::block_in_place(|| bed.guests[0].run("/usr/bin/python3", &["-c", CRAWL]));
+    let found: serde_json::Value = serde_json::from_str(printed.lines().last().unwrap()).unwrap();
+    let stack = &found["stack"];
+    assert_eq!(stack["metadata"]["public_keys"]["laptop"], KEY, "{found:#}");
+    assert_eq!(stack["metadata"]["local-hostname"], "web.demo.internal");
+    assert!(stack["userdata"].as_str().unwrap().contains("runcmd"));
+    assert!(stack["files"]["/etc/motd"].as_str().unwrap().contains("hello"));
+    assert_eq!(stack["ec2-metadata"]["instance-id"], "i-00000000000000001");
+    assert_eq!(found["network"]["config"][0]["subnets"][0]["address"], "10.0.0.11");
+    assert_eq!(found["token"], true);
+    let amazon = &found["amazon"];
+    assert_eq!(amazon["meta-data"]["public-keys"]["laptop"], KEY, "{amazon:#}");
+    assert_eq!(amazon["meta-data"]["local-hostname"], "web.demo.internal");
+    assert_eq!(amazon["dynamic"]["instance-identity"]["document"]["region"], "home");
+    assert!(amazon["user-data"].as_str().unwrap().contains("runcmd"));
+}
