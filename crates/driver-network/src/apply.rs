@@ -6,20 +6,26 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    net::IpAddr,
     path::PathBuf,
 };
 
-use nephos_driver::network::{NetworkCapabilities, NetworkPlan, NetworkReport, NetworkSpec, PortTraffic, Trouble};
+use nephos_driver::network::{
+    NetworkCapabilities, NetworkPlan, NetworkReport, NetworkSpec, PortSpec, PortTraffic, SecurityGroupSpec, Trouble,
+};
 use nephos_host::netns;
 use nephos_types::{Error, NetworkId, PortId};
 
 use crate::{
+    connections,
     driver::{Settings, failed, find_program, unavailable},
     filter::{self, Committed},
-    forwarding,
+    forwarding, limits,
+    machine::Machine,
     names::{self, Places, short},
     netlink::{Changes, Links, Space},
     network, port,
+    router::{self, Routers},
 };
 
 /// The node's part of the kernel.
@@ -30,6 +36,8 @@ pub(crate) struct Node {
     nft: PathBuf,
     machine: Space,
     fabric: Option<Fabric>,
+    routers: Routers,
+    gateway: Machine,
     vlan: bool,
 }
 
@@ -37,8 +45,28 @@ pub(crate) struct Node {
 struct Fabric {
     space: Space,
     rules: Committed,
+    /// What the rules were made of, once they hold for all connections.
+    basis: Option<Basis>,
     /// Which one it is: somebody may have made another.
     number: u64,
+}
+
+/// What the rules for servers follow from.
+#[derive(PartialEq)]
+struct Basis {
+    ports: Vec<PortSpec>,
+    groups: Vec<SecurityGroupSpec>,
+    zones: BTreeMap<NetworkId, u16>,
+    served: BTreeSet<(NetworkId, IpAddr)>,
+}
+
+/// Where guests are served.
+fn served(plan: &NetworkPlan) -> BTreeSet<(NetworkId, IpAddr)> {
+    let services = |network: &NetworkSpec| {
+        let id = network.id;
+        network.subnets.iter().filter_map(|subnet| subnet.service).map(move |address| (id, address)).collect::<Vec<_>>()
+    };
+    plan.networks.iter().flat_map(services).collect()
 }
 
 impl Node {
@@ -54,7 +82,17 @@ impl Node {
         let capable = netns::probe();
         capable.map_err(|error| unavailable(format!("network namespaces cannot be made: {error}; run as root")))?;
         let vlan = machine.knows_vlan();
-        Ok(Self { settings, places, changes, nft, machine, fabric: None, vlan })
+        Ok(Self {
+            settings,
+            places,
+            changes,
+            nft,
+            machine,
+            fabric: None,
+            routers: Routers::default(),
+            gateway: Machine::default(),
+            vlan,
+        })
     }
 
     pub(crate) fn capabilities(&mut self) -> NetworkCapabilities {
@@ -98,7 +136,7 @@ impl Node {
         if let Some(loopback) = space.link("lo")?.filter(|link| !link.up) {
             space.set_up(loopback.index, true)?;
         }
-        Ok(Fabric { space, rules: Committed::default(), number })
+        Ok(Fabric { space, rules: Committed::default(), basis: None, number })
     }
 
     pub(crate) fn apply(&mut self, plan: &NetworkPlan) -> Result<NetworkReport, Error> {
@@ -132,9 +170,21 @@ impl Node {
                 Err(error) => report.ports.push(trouble(spec.id, "The port cannot be made", error)),
             }
         }
-        filter::commit(&mut fabric.space, &self.nft, &mut fabric.rules, filter::guests(plan, &zones))?;
+        // What rules are made of: where that is as it was, and the rules too, nothing has to be thought through again.
+        let basis =
+            Basis { ports: plan.ports.clone(), groups: plan.security_groups.clone(), zones, served: served(plan) };
+        let same = fabric.basis.as_ref() == Some(&basis) && fabric.rules.holds(&mut fabric.space)?;
+        if !same {
+            fabric.basis = None;
+            filter::commit(&mut fabric.space, &self.nft, &mut fabric.rules, filter::guests(plan, &basis.zones))?;
+            connections::judge(&mut fabric.space, plan, &basis.zones)?;
+            fabric.basis = Some(basis);
+        }
+        let shaping = fabric.space.shaping()?;
         for (spec, network) in ports {
-            if let Err(error) = port::join(&mut fabric.space, &mut links, spec, network, &self.changes) {
+            let joined = limits::ensure(&mut fabric.space, &mut links, &shaping, spec, network.mtu)
+                .and_then(|()| port::join(&mut fabric.space, &mut links, spec, network, &self.changes));
+            if let Err(error) = joined {
                 report.ports.push(trouble(spec.id, "The port cannot be joined to its network", error));
             }
         }
@@ -148,6 +198,13 @@ impl Node {
                 report.networks.push(trouble(spec.id, "The network cannot be joined to what is outside", error));
             }
         }
+        self.gateway.ensure(&mut self.machine, &self.nft, &self.places.name, plan)?;
+        for spec in &plan.routers {
+            let made = self.routers.ensure(&mut fabric.space, &mut links, &self.places, &self.nft, &networks, spec);
+            if let Err(error) = made {
+                report.routers.push(trouble(spec.id, "The router cannot be made", error));
+            }
+        }
         forwarding::ensure(&mut fabric.space, &links, plan)?;
         Ok(report)
     }
@@ -155,20 +212,40 @@ impl Node {
     /// Removes devices and namespaces that no plan names any more.
     fn remove_unplanned(&mut self, fabric: &mut Space, links: &mut Links, plan: &NetworkPlan) -> io::Result<()> {
         let mut planned: BTreeSet<String> = plan.networks.iter().flat_map(network::devices).collect();
-        planned.extend(plan.ports.iter().map(|spec| names::port(spec.id)));
+        planned.extend(plan.ports.iter().flat_map(|spec| {
+            let detour = spec.send_limit.map(|_| names::detour(spec.id));
+            [Some(names::port(spec.id)), detour].into_iter().flatten()
+        }));
+        planned.extend(
+            plan.routers.iter().flat_map(router::interfaces).map(|interface| names::router_port(interface.port)),
+        );
         let gone: Vec<String> =
             links.keys().filter(|name| *name != "lo" && !planned.contains(*name)).cloned().collect();
         for name in gone {
             let Some(link) = links.remove(&name) else { continue };
-            port::remove(fabric, &link)?;
-        }
-        let networks: BTreeSet<String> = plan.networks.iter().map(|network| short(network.id)).collect();
-        for (short, path) in self.places.found('s')? {
-            if !networks.contains(&short) {
-                self.changes.one();
-                netns::remove(&path)?;
+            if link.name.starts_with(names::TAKEN) {
+                network::give_back(&mut self.machine, fabric, &link)?;
+            } else if link.name.starts_with('i') {
+                // What goes round by it has to stop first.
+                if let Some(port) = links.get(&link.name.replacen('i', "p", 1)) {
+                    fabric.undivert(port.index)?;
+                }
+                fabric.delete_link(link.index)?;
+            } else {
+                port::remove(fabric, &link)?;
             }
         }
+        let networks: BTreeSet<String> = plan.networks.iter().map(|network| short(network.id)).collect();
+        let routers: BTreeSet<String> = plan.routers.iter().map(|router| short(router.id)).collect();
+        for (kind, planned) in [('s', networks), ('r', routers)] {
+            for (short, path) in self.places.found(kind)? {
+                if !planned.contains(&short) {
+                    self.changes.one();
+                    netns::remove(&path)?;
+                }
+            }
+        }
+        self.routers.keep(&plan.routers.iter().map(|router| router.id).collect());
         Ok(())
     }
 
@@ -195,10 +272,20 @@ impl Node {
         let path = self.places.fabric();
         if netns::is_kept(&path) {
             let mut fabric = self.fabric()?;
-            let mut links = fabric.space.links()?;
-            self.remove_unplanned(&mut fabric.space, &mut links, &NetworkPlan::default())?;
+            for link in fabric.space.links()?.values() {
+                if link.name.starts_with(names::TAKEN) {
+                    network::give_back(&mut self.machine, &mut fabric.space, link)?;
+                } else if link.name.starts_with(names::OUTWARD) {
+                    fabric.space.delete_link(link.index)?;
+                } else if let Some(path) = port::namespace(link).filter(|_| link.name.starts_with(names::PORT)) {
+                    netns::remove(&path)?;
+                }
+            }
+            // What is left ends with its namespace, all at once.
+            self.remove_unplanned(&mut fabric.space, &mut Links::new(), &NetworkPlan::default())?;
         }
         self.fabric = None;
+        self.gateway.ensure(&mut self.machine, &self.nft, &self.places.name, &NetworkPlan::default())?;
         self.changes.one();
         netns::remove(&path)
     }

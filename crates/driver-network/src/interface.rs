@@ -59,12 +59,20 @@ impl Space {
         for gone in present.difference(&wanted).filter(|address| devices.contains(&address.device)) {
             self.delete_address(gone)?;
         }
+        let mut grown = BTreeSet::new();
         for come in wanted.difference(&present) {
             self.add_address(come)?;
+            grown.insert(come.device);
         }
         // Addresses first: whoever comes up tells its neighbours all of them.
         for (device, up) in &raise {
             self.set_up(*device, *up)?;
+        }
+        // Who is up already tells its neighbours of new addresses when its MAC address is set, to whatever.
+        for interface in interfaces {
+            if let Some(link) = links.get(&interface.name).filter(|link| link.up && grown.contains(&link.index)) {
+                self.set_mac(link.index, interface.mac)?;
+            }
         }
         let up = interfaces.iter().any(|interface| interface.up);
         let nothing = BTreeMap::new();

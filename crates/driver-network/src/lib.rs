@@ -9,17 +9,19 @@
 //!
 //! Must not know: the resource model, what a hypervisor is, DHCP, DNS.
 
-// Parts of what is written against the kernel are used by what is still to come.
-#![allow(dead_code, unused_imports)]
-
 mod apply;
+mod connections;
 mod driver;
 mod filter;
 mod forwarding;
 mod interface;
+mod limits;
+mod machine;
 mod names;
 mod netlink;
 mod network;
 mod port;
+mod router;
+mod translation;
 
 pub use driver::{LinuxNetworks, Settings, VXLAN_PORT};

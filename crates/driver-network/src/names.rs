@@ -39,8 +39,13 @@ pub(crate) fn vlan(network: NetworkId) -> String {
     format!("v{}", short(network))
 }
 
+/// First letters of devices that have a part outside their namespace: it has to be gone when they are.
+pub(crate) const OUTWARD: [char; 3] = ['x', 'h', 'v'];
+/// First letter of interfaces of the machine that networks have taken.
+pub(crate) const TAKEN: char = 'f';
+
 pub(crate) fn physical(network: NetworkId) -> String {
-    format!("f{}", short(network))
+    format!("{TAKEN}{}", short(network))
 }
 
 pub(crate) fn service(network: NetworkId) -> String {

@@ -14,8 +14,9 @@ use nephos_host::netns;
 use crate::{
     driver::Settings,
     interface::{Interface, Way},
+    machine,
     names::{self, Places, SERVICE_INTERFACE, SERVICE_MAC},
-    netlink::{BridgePort, Changes, Links, New, Space},
+    netlink::{BridgePort, Changes, Link, Links, New, Space},
 };
 
 /// Addresses at which guests ask for what they are.
@@ -177,10 +178,88 @@ pub(crate) fn ensure_segment(
             }
             enslave(fabric, links, network, &name, OVERLAY)
         }
-        Segment::Flat { .. } | Segment::Vlan { .. } | Segment::Host => {
-            Err(io::Error::new(io::ErrorKind::Unsupported, "not yet"))
+        Segment::Host => {
+            if !settings.host {
+                return Err(io::Error::other("this machine may not be the gateway of networks (setting `host`)"));
+            }
+            let (name, peer) = (names::host(network.id), names::machine(network.id));
+            if !links.contains_key(&name) {
+                let end = New::Veth { peer: &peer, namespace: Some(machine.descriptor()), mac: None };
+                fabric.create_link(&name, end, network.mtu, None, None)?;
+            }
+            machine::address(machine, network)?;
+            enslave(fabric, links, network, &name, PLAIN)
+        }
+        Segment::Flat { physical } => {
+            let name = names::physical(network.id);
+            if !links.contains_key(&name) {
+                take(machine, fabric, settings, physical, &name)?;
+            }
+            enslave(fabric, links, network, &name, PLAIN)
+        }
+        Segment::Vlan { physical, tag } => {
+            let name = names::vlan(network.id);
+            if !links.contains_key(&name) {
+                if !machine.knows_vlan() {
+                    return Err(io::Error::other("this kernel has no tagged networks (module 8021q)"));
+                }
+                let below = machine.index(interface_of(settings, physical)?)?;
+                machine.set_up(below, true)?;
+                machine.create_link(
+                    &name,
+                    New::Vlan { below, tag: *tag },
+                    network.mtu,
+                    None,
+                    Some(fabric.descriptor()),
+                )?;
+            }
+            enslave(fabric, links, network, &name, PLAIN)
         }
     }
+}
+
+fn interface_of<'a>(settings: &'a Settings, physical: &str) -> io::Result<&'a str> {
+    settings.physical.get(physical).map(String::as_str).ok_or_else(|| {
+        io::Error::other(format!("this node is not on the physical network `{physical}` (setting `physical`)"))
+    })
+}
+
+/// Takes an interface of the machine for a network.
+fn take(machine: &mut Space, fabric: &Space, settings: &Settings, physical: &str, name: &str) -> io::Result<()> {
+    let own = interface_of(settings, physical)?;
+    let link = machine
+        .link(own)?
+        .ok_or_else(|| io::Error::other(format!("the machine has no interface `{own}`, or another network has it")))?;
+    if machine.addresses()?.iter().any(|address| address.device == link.index) || link.master.is_some() {
+        return Err(io::Error::other(format!(
+            "the interface `{own}` has addresses of its own or is part of another device; a network needs one for itself"
+        )));
+    }
+    let state = if link.up { "up" } else { "down" };
+    machine.set_alias(link.index, &format!("{state} {} {own}", link.mtu))?;
+    machine.move_link(link.index, name, fabric.descriptor())
+}
+
+/// Gives an interface back that was taken.
+pub(crate) fn give_back(machine: &mut Space, fabric: &mut Space, link: &Link) -> io::Result<()> {
+    let mut words = link.alias.splitn(3, ' ');
+    let (Some(state), Some(mtu), Some(own)) = (words.next(), words.next(), words.next()) else {
+        return Err(io::Error::other(format!("nobody knows what {} was called", link.name)));
+    };
+    fabric.set_up(link.index, false)?;
+    if link.master.is_some() {
+        fabric.set_master(link.index, 0)?;
+    }
+    if let Ok(mtu) = mtu.parse() {
+        fabric.set_mtu(link.index, mtu)?;
+    }
+    fabric.set_alias(link.index, "")?;
+    fabric.move_link(link.index, own, machine.descriptor())?;
+    if state == "up" {
+        let index = machine.index(own)?;
+        machine.set_up(index, true)?;
+    }
+    Ok(())
 }
 
 /// The devices besides ports' and routers' that a network should have in the namespace of bridges.

@@ -20,9 +20,9 @@ pub(crate) struct Committed {
 }
 
 impl Committed {
-    /// The rules, as far as this process knows them.
-    pub(crate) fn rules(&self) -> Option<&Ruleset> {
-        self.rules.as_ref()
+    /// Whether this process has made the rules, and nobody has changed any since.
+    pub(crate) fn holds(&self, space: &mut Space) -> io::Result<bool> {
+        Ok(self.rules.is_some() && space.generation()? == self.generation)
     }
 }
 
@@ -30,18 +30,18 @@ fn mark(generation: u32, rules: &Ruleset) -> String {
     format!("nft {generation} {}", rules.fingerprint())
 }
 
-/// Makes the packet filter of a namespace, which is all ours, be so.
-pub(crate) fn commit(space: &mut Space, nft: &Path, committed: &mut Committed, rules: Ruleset) -> io::Result<()> {
+/// Makes the packet filter of a namespace, which is all ours, be so. Returns whether it was something else.
+pub(crate) fn commit(space: &mut Space, nft: &Path, committed: &mut Committed, rules: Ruleset) -> io::Result<bool> {
     let generation = space.generation()?;
     let before = committed.rules.take().filter(|_| committed.generation == generation);
     if before.as_ref() == Some(&rules) {
         committed.rules = before;
-        return Ok(());
+        return Ok(false);
     }
     let loopback = space.link("lo")?.ok_or_else(|| io::Error::other("there is no loopback interface"))?;
     if before.is_none() && loopback.alias == mark(generation, &rules) {
         *committed = Committed { rules: Some(rules), generation };
-        return Ok(());
+        return Ok(false);
     }
     let commands = rules.commands(before.as_ref());
     if !commands.is_empty() {
@@ -51,7 +51,7 @@ pub(crate) fn commit(space: &mut Space, nft: &Path, committed: &mut Committed, r
     let generation = space.generation()?;
     space.set_alias(loopback.index, &mark(generation, &rules))?;
     *committed = Committed { rules: Some(rules), generation };
-    Ok(())
+    Ok(true)
 }
 
 /// Carries commands out, in one transaction.

@@ -21,11 +21,12 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Chain, Family, Hook, Ruleset, Set, Table,
+    Chain, Family, Hook, Ruleset, Table,
     expression::{
         accept, any_of, ct, drop, has, is, is_not, jump, mac, mangle, mark, marked, meta, number_range, payload, range,
         set, transport, verdict_by,
     },
+    ruleset::Set,
 };
 use crate::{
     names::{self, SERVICE_MAC, short},
@@ -196,11 +197,20 @@ fn group_chain(direction: Direction, group: SecurityGroupId) -> String {
 /// The chain of all ports that have the same groups.
 fn combination(rules: &mut Ruleset, direction: Direction, groups: &[SecurityGroupId]) -> String {
     let names: Vec<String> = groups.iter().map(|group| group_chain(direction, *group)).collect();
-    let hash = Sha256::digest(names.join(" ")).iter().take(12).map(|byte| format!("{byte:02x}")).collect::<String>();
-    let (name, always) = match direction {
-        Direction::Egress => (format!("outs-{hash}"), SENT),
-        Direction::Ingress => (format!("ins-{hash}"), RECEIVED),
+    let (way, always) = match direction {
+        Direction::Egress => ("outs", SENT),
+        Direction::Ingress => ("ins", RECEIVED),
     };
+    // By its groups, as far as a chain's name holds them.
+    let which = if groups.len() <= 5 {
+        groups.iter().map(short).collect::<Vec<_>>().join("-")
+    } else {
+        Sha256::digest(names.join(" ")).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    };
+    let name = format!("{way}-{which}");
+    if rules.chains.contains_key(&(bridge(), name.clone())) {
+        return name;
+    }
     let always = set(always.iter().map(|kind| (*kind).into()).collect());
     let mut list = vec![rule([marked(CUT, CUT), drop()]), rule([is(payload("icmpv6", "type"), always), accept()])];
     if direction == Direction::Egress {

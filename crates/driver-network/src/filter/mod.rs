@@ -2,10 +2,10 @@
 //! them. Only `commit` touches the kernel.
 
 mod commit;
-mod expression;
+pub(crate) mod expression;
 mod guests;
 mod ruleset;
 
-pub(crate) use commit::{Committed, commit};
-pub(crate) use guests::{guests, link_local};
-pub(crate) use ruleset::{Chain, Family, Hook, Ruleset, Set, Table};
+pub(crate) use commit::{Committed, commit, run};
+pub(crate) use guests::{CONNECTION_CUT, guests, link_local};
+pub(crate) use ruleset::{Chain, Family, Hook, Ruleset, Table};

@@ -1,13 +1,15 @@
 //! Sets of rules, and what makes one into another.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash, Hasher},
+};
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 /// Families of tables that are used here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Family {
     Inet,
@@ -15,14 +17,14 @@ pub(crate) enum Family {
 }
 
 /// A table.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub(crate) struct Table {
     pub(crate) family: Family,
     pub(crate) name: String,
 }
 
 /// Where the kernel begins with a chain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Hook {
     pub(crate) kind: &'static str,
     pub(crate) hook: &'static str,
@@ -30,7 +32,7 @@ pub(crate) struct Hook {
 }
 
 /// A chain of rules.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Chain {
     pub(crate) hook: Option<Hook>,
     /// Each a list of expressions.
@@ -38,7 +40,7 @@ pub(crate) struct Chain {
 }
 
 /// A named set, or a map to verdicts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Set {
     /// Type of its elements.
     pub(crate) kind: &'static str,
@@ -51,26 +53,11 @@ pub(crate) struct Set {
 }
 
 /// All that is in tables of ours.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Ruleset {
     pub(crate) tables: Vec<Table>,
-    #[serde(with = "pairs")]
     pub(crate) chains: BTreeMap<(Table, String), Chain>,
-    #[serde(with = "pairs")]
     pub(crate) sets: BTreeMap<(Table, String), Set>,
-}
-
-mod pairs {
-    use std::collections::BTreeMap;
-
-    use serde::{Serialize, Serializer};
-
-    pub(super) fn serialize<K: Serialize, V: Serialize, S: Serializer>(
-        map: &BTreeMap<K, V>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(map)
-    }
 }
 
 fn names(table: &Table, name: &str) -> serde_json::Map<String, Value> {
@@ -122,8 +109,10 @@ fn rule(table: &Table, chain: &str, expressions: &Value) -> Value {
 impl Ruleset {
     /// What tells one set of rules from another.
     pub(crate) fn fingerprint(&self) -> String {
-        let text = serde_json::to_vec(self).unwrap_or_default();
-        Sha256::digest(&text).iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+        // Made and compared by the same program: another one may well make the rules anew.
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
     }
 
     /// The commands that make this out of what was, or out of whatever is there; one transaction of the kernel. None if

@@ -177,7 +177,7 @@ impl Space {
         let mut made = LinkMessage::default();
         made.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vlan)]));
         // EOPNOTSUPP
-        self.create(RouteNetlinkMessage::NewLink(made)).is_err_and(|error| error.raw_os_error() != Some(95))
+        self.probe(RouteNetlinkMessage::NewLink(made)).is_err_and(|error| error.raw_os_error() != Some(95))
     }
 
     pub(crate) fn delete_link(&mut self, index: u32) -> io::Result<()> {

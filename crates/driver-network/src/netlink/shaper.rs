@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io};
 
-use netlink_packet_core::{DefaultNla, Nla};
+use netlink_packet_core::{DefaultNla, Nla, NlasIterator};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{
@@ -148,18 +148,23 @@ impl Space {
 
 fn read_bucket(message: &TcMessage) -> (u64, u32) {
     let (mut rate, mut large, mut limit) = (0, None, 0);
-    for attribute in &message.attributes {
-        let TcAttribute::Options(options) = attribute else { continue };
-        for option in options {
-            let mut value = vec![0; option.value_len()];
-            option.emit_value(&mut value);
+    let options = message.attributes.iter().filter_map(|attribute| match attribute {
+        TcAttribute::Options(options) => Some(options),
+        _ => None,
+    });
+    for option in options.flatten() {
+        // Of kinds that the library does not know it tells the options as one, unread.
+        let mut whole = vec![0; option.value_len()];
+        option.emit_value(&mut whole);
+        for part in NlasIterator::new(whole.as_slice()).flatten() {
+            let value = part.value();
             let word = |at: usize| value.get(at..at + 4).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
-            match option.kind() {
+            match part.kind() {
                 PARAMETERS => {
                     rate = word(8).map_or(0, u32::from_ne_bytes);
                     limit = word(24).map_or(0, u32::from_ne_bytes);
                 }
-                RATE => large = <[u8; 8]>::try_from(value.as_slice()).ok().map(u64::from_ne_bytes),
+                RATE => large = <[u8; 8]>::try_from(value).ok().map(u64::from_ne_bytes),
                 _ => {}
             }
         }

@@ -85,6 +85,11 @@ impl Space {
         self.route.change(message, NLM_F_CREATE | 0x200)
     }
 
+    /// Tries to make what cannot be made, for the way in which it is refused.
+    pub(crate) fn probe(&mut self, message: RouteNetlinkMessage) -> io::Result<()> {
+        self.route.change(message, NLM_F_CREATE | 0x200)
+    }
+
     /// Makes something, or makes it so.
     pub(crate) fn replace(&mut self, message: RouteNetlinkMessage) -> io::Result<()> {
         self.changes.one();

@@ -1,20 +1,24 @@
 //! Machines, the wire between them, and the guests on them.
-#![allow(dead_code)]
 
 use std::{
     fs,
-    net::IpAddr,
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use nephos_driver::network::{
-    Attachment, Direction, IpVersion, NetworkDriver, NetworkPlan, NetworkSpec, PortAddress, PortSpec, RulePeer,
-    RuleProtocol, SecurityGroupSpec, SecurityRule, Segment, SubnetSpec,
+    Attachment, Direction, ExternalGateway, IpVersion, NetworkDriver, NetworkPlan, NetworkSpec, PortAddress, PortSpec,
+    RouterInterface, RouterSpec, RulePeer, RuleProtocol, SecurityGroupSpec, SecurityRule, Segment, SubnetSpec,
 };
 use nephos_driver_network::{LinuxNetworks, Settings};
 use nephos_host::netns;
-use nephos_types::{MacAddress, NetworkId, NodeId, PortId, SecurityGroupId, SecurityGroupRuleId, ServerId, SubnetId};
+use nephos_types::{
+    MacAddress, NetworkId, NodeId, PortId, RouterId, SecurityGroupId, SecurityGroupRuleId, ServerId, SubnetId,
+};
 
 /// Several machines on one wire.
 pub(crate) struct Lab {
@@ -43,10 +47,6 @@ impl Lab {
         self.folder.path().join(name)
     }
 
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
     /// A machine that has 10.200.0.`number`.
     pub(crate) fn machine(&self, number: u8) -> Machine {
         let name = format!("machine{number}");
@@ -54,7 +54,8 @@ impl Lab {
         netns::create(&path).unwrap();
         self.run("wire", &format!("ip link add u{number} type veth peer name wire netns {}", self.of(&path)));
         self.run("wire", &format!("ip link set u{number} master wire up"));
-        self.run(&name, "ip link set lo up");
+        // Nobody else has these addresses; waiting whether somebody does would change what is seen of the machine.
+        self.run(&name, "ip link set lo up; sysctl -q net.ipv6.conf.wire.accept_dad=0");
         self.run(&name, &format!("ip addr add 10.200.0.{number}/24 dev wire"));
         self.run(&name, "ip link set wire up");
         let settings = Settings {
@@ -119,7 +120,7 @@ pub(crate) fn run(namespace: &Path, command: &str) -> String {
 
 /// Whether an address answers. One that should gets more time.
 pub(crate) fn reaches(namespace: &Path, to: &str) -> bool {
-    try_run(namespace, &format!("ping -n -i 0.2 -c 1 -W 10 {to}")).status.success()
+    try_run(namespace, &format!("ping -n -i 0.2 -c 1 -w 60 {to}")).status.success()
 }
 
 /// Whether nothing comes back, several times.
@@ -195,9 +196,7 @@ impl Machine {
             network: network.id,
             server: ServerId::new(),
             host_name: "guest".into(),
-            mac: MacAddress::made_up(
-                id.to_string().bytes().fold(7, |sum, byte| sum * 31 % 16_777_213 + u64::from(byte)),
-            ),
+            mac: made_up_mac(),
             addresses,
             attachment: Attachment::Namespace { path: path.clone(), interface: "eth0".into() },
             allowed_pairs: vec![],
@@ -213,6 +212,15 @@ impl Machine {
     pub(crate) async fn apply(&self) {
         let report = self.driver.apply(&self.plan).await.unwrap();
         assert!(report.is_clean(), "{report:#?}");
+    }
+
+    /// Everything that an administrator of the machine itself would see.
+    pub(crate) fn state(&self) -> String {
+        run(
+            &self.path,
+            "ip -d link; ip addr; ip route show table all | sort; ip -6 route show table all | sort; ip rule; ip neigh show nud permanent; \
+             nft list ruleset; cat /proc/sys/net/ipv4/ip_forward; ls /sys/class/net | wc -l",
+        )
     }
 
     pub(crate) fn group_of(&mut self, group: &SecurityGroupSpec) -> &mut SecurityGroupSpec {
@@ -243,4 +251,63 @@ pub(crate) fn introduce(machines: &mut [&mut Machine]) {
                 .collect();
         }
     }
+}
+
+/// A network of the machine itself, of which it is the gateway.
+pub(crate) fn external(cidr: &str) -> NetworkSpec {
+    NetworkSpec { segment: Segment::Host, mtu: 1500, ..network(0, cidr) }
+}
+
+/// Another one each time.
+fn made_up_mac() -> MacAddress {
+    static MADE: AtomicU64 = AtomicU64::new(1);
+    MacAddress::made_up(MADE.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A router's place on a network.
+pub(crate) fn place(network: &NetworkSpec, address: &str) -> RouterInterface {
+    RouterInterface {
+        port: PortId::new(),
+        network: network.id,
+        mac: made_up_mac(),
+        addresses: vec![address.parse().unwrap()],
+        advertise: vec![],
+    }
+}
+
+/// A router of these networks; the first is outside.
+pub(crate) fn router(outside: (&NetworkSpec, &str), inside: &[(&NetworkSpec, &str)]) -> RouterSpec {
+    RouterSpec {
+        id: RouterId::new(),
+        up: true,
+        interfaces: inside.iter().map(|(network, address)| place(network, address)).collect(),
+        gateway: Some(ExternalGateway {
+            interface: place(outside.0, outside.1),
+            next_hops: outside.0.subnets.iter().filter_map(|subnet| subnet.gateway).collect(),
+            snat: true,
+        }),
+        routes: vec![],
+        floating_ips: vec![],
+    }
+}
+
+/// Somebody who listens in a namespace.
+pub(crate) fn listen(namespace: &Path, port: u16) -> TcpListener {
+    netns::inside(netns::open(namespace).unwrap(), || TcpListener::bind(("0.0.0.0", port))).unwrap()
+}
+
+/// A connection from a namespace.
+pub(crate) fn connect(namespace: &Path, to: &str, limit: Duration) -> std::io::Result<TcpStream> {
+    let to: SocketAddr = to.parse().unwrap();
+    netns::inside(netns::open(namespace).unwrap(), || TcpStream::connect_timeout(&to, limit))
+}
+
+pub(crate) const PATIENT: Duration = Duration::from_secs(60);
+pub(crate) const IMPATIENT: Duration = Duration::from_secs(2);
+
+/// Whether what is written at one end comes out at the other.
+pub(crate) fn carries(mut from: &TcpStream, mut to: &TcpStream, limit: Duration) -> bool {
+    to.set_read_timeout(Some(limit)).unwrap();
+    from.write_all(b"x").unwrap();
+    matches!(to.read(&mut [0]), Ok(1))
 }

@@ -2,5 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod figures;
 mod guests;
 mod lab;
+mod routers;
+mod security;
+mod upkeep;
