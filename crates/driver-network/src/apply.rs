@@ -7,7 +7,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
 use nephos_driver::network::{
@@ -81,6 +82,7 @@ impl Node {
         .map_err(|error| failed("The machine's network namespace cannot be entered", error))?;
         let capable = netns::probe();
         capable.map_err(|error| unavailable(format!("network namespaces cannot be made: {error}; run as root")))?;
+        bridges_are_filtered(&machine)?;
         let vlan = machine.knows_vlan();
         Ok(Self {
             settings,
@@ -289,6 +291,17 @@ impl Node {
         self.changes.one();
         netns::remove(&path)
     }
+}
+
+/// Bridged packets have to be seen where connections are followed; on some kernels that is a module.
+fn bridges_are_filtered(machine: &Space) -> Result<(), Error> {
+    let there = || machine.inside(|| Ok(Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists()));
+    let there = || there().unwrap_or(false);
+    if !there() {
+        // Whether it worked is seen by what is there then.
+        Command::new("modprobe").arg("br_netfilter").stdout(Stdio::null()).stderr(Stdio::null()).status().ok();
+    }
+    if there() { Ok(()) } else { Err(unavailable("the kernel does not have br_netfilter: `modprobe br_netfilter`")) }
 }
 
 fn trouble<Id>(id: Id, title: &str, error: io::Error) -> Trouble<Id> {

@@ -59,13 +59,23 @@ fn forward(floating: &FloatingIp, forwarding: &Forwarding) -> Value {
     ])
 }
 
+/// The server's address that all of a floating IP leads to.
+fn leads(floating: &FloatingIp) -> Option<IpAddr> {
+    floating.fixed.filter(|fixed| fixed.is_ipv4() == floating.external.is_ipv4())
+}
+
 /// The rules of a router.
 pub(crate) fn rules(router: &RouterSpec) -> Ruleset {
     let table = Table { family: Family::Inet, name: "nephos".into() };
     let (mut into, mut out) = (vec![], vec![]);
     for floating in &router.floating_ips {
-        into.extend(floating.forwardings.iter().map(|forwarding| forward(floating, forwarding)));
-        if let Some(fixed) = floating.fixed {
+        let sound = |forwarding: &&Forwarding| {
+            let ((first, last), (inner, end)) = (forwarding.external_ports, forwarding.fixed_ports);
+            forwarding.fixed.is_ipv4() == floating.external.is_ipv4()
+                && last.checked_sub(first).is_some_and(|length| end.checked_sub(inner) == Some(length))
+        };
+        into.extend(floating.forwardings.iter().filter(sound).map(|forwarding| forward(floating, forwarding)));
+        if let Some(fixed) = leads(floating) {
             let destination = is(payload(header(floating.external), "daddr"), floating.external.to_string());
             into.push(rule([destination, to("dnat", fixed, None)]));
         }
@@ -84,7 +94,7 @@ pub(crate) fn rules(router: &RouterSpec) -> Ruleset {
     if let Some(gateway) = &router.gateway {
         let outside = names::router_interface(gateway.interface.port);
         for floating in &router.floating_ips {
-            if let Some(fixed) = floating.fixed {
+            if let Some(fixed) = leads(floating) {
                 out.push(rule([
                     is(meta("oifname"), outside.clone()),
                     is(payload(header(fixed), "saddr"), fixed.to_string()),

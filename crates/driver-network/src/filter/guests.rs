@@ -81,7 +81,10 @@ pub(crate) fn guests(plan: &NetworkPlan, zones: &BTreeMap<NetworkId, u16>) -> Ru
     for group in groups.values() {
         for direction in [Direction::Egress, Direction::Ingress] {
             let allowed = group.rules.iter().filter(|rule| rule.direction == direction);
-            rules.chain(group_chain(direction, group.id), allowed.filter_map(permission).collect());
+            rules.chain(
+                group_chain(direction, group.id),
+                allowed.filter_map(|rule| permission(rule, &groups)).collect(),
+            );
         }
     }
     for group in groups.values().flat_map(|group| &group.rules).filter_map(|rule| match &rule.peer {
@@ -253,7 +256,7 @@ fn members(rules: &mut Ruleset, group: &SecurityGroupSpec) {
 }
 
 /// The rule of nftables that lets pass what a rule of a security group does; `None` if that is nothing.
-fn permission(allowed: &SecurityRule) -> Option<Value> {
+fn permission(allowed: &SecurityRule, groups: &BTreeMap<SecurityGroupId, &SecurityGroupSpec>) -> Option<Value> {
     let (ip, icmp, number) = match allowed.version {
         IpVersion::V4 => ("ip", "icmp", 1),
         IpVersion::V6 => ("ip6", "icmpv6", 58),
@@ -273,9 +276,17 @@ fn permission(allowed: &SecurityRule) -> Option<Value> {
                 list.push(is(payload(ip, field), range(cidr.net())));
             }
         }
+        // One that the plan does not have has no members.
+        RulePeer::Group { id } if !groups.contains_key(id) => return None,
         RulePeer::Group { id } => {
             list.push(is(payload(ip, field), format!("@{}", member_set(*id, allowed.version))));
         }
+    }
+    if let RuleProtocol::Tcp { ports: Some((first, last)) } | RuleProtocol::Udp { ports: Some((first, last)) } =
+        &allowed.protocol
+        && first > last
+    {
+        return None;
     }
     let ports = |protocol: &str, ports: &Option<(u16, u16)>| {
         ports.map(|(first, last)| {
