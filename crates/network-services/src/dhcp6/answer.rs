@@ -44,7 +44,7 @@ pub fn answer(view: &NetworkView, lease_time: Duration, bytes: &[u8], source: Ip
     if !of_clients || bytes.len() > LONGEST {
         return None;
     }
-    let request = Message::decode(&mut Decoder::new(bytes)).ok()?;
+    let request = Message::decode(&mut Decoder::new(&sift(bytes)?)).ok()?;
     let server = server_id(view);
     let client = match request.opts().get(OptionCode::ClientId) {
         Some(DhcpOption::ClientId(client)) if (1..=130).contains(&client.len()) => Some(client.as_slice()),
@@ -115,6 +115,47 @@ pub fn answer(view: &NetworkView, lease_time: Duration, bytes: &[u8], source: Ip
     let mut message = Vec::with_capacity(256);
     reply.encode(&mut Encoder::new(&mut message)).ok()?;
     Some(message)
+}
+
+/// Only what is looked at, of the length that it has to have: the library trusts the lengths of some other options.
+fn sift(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (head, options) = bytes.split_at_checked(4)?;
+    let mut sifted = head.to_vec();
+    each_option(options, |code, content| match code {
+        1 | 2 => put(&mut sifted, code, content),
+        14 => put(&mut sifted, code, &[]),
+        // What is within: addresses, and nothing within those.
+        3 if content.len() >= 12 => {
+            let (fixed, within) = content.split_at(12);
+            let mut identity = fixed.to_vec();
+            each_option(within, |code, address| match address.get(..24) {
+                Some(address) if code == 5 => put(&mut identity, code, address),
+                _ => {}
+            });
+            put(&mut sifted, code, &identity);
+        }
+        4 if content.len() >= 4 => put(&mut sifted, code, content.get(..4).unwrap_or_default()),
+        25 if content.len() >= 12 => put(&mut sifted, code, content.get(..12).unwrap_or_default()),
+        _ => {}
+    });
+    Some(sifted)
+}
+
+fn put(to: &mut Vec<u8>, code: u16, content: &[u8]) {
+    let Ok(length) = u16::try_from(content.len()) else { return };
+    to.extend(code.to_be_bytes());
+    to.extend(length.to_be_bytes());
+    to.extend(content);
+}
+
+/// Calls with each option that is whole: its code and content.
+fn each_option(mut bytes: &[u8], mut call: impl FnMut(u16, &[u8])) {
+    while let [code_high, code_low, length_high, length_low, rest @ ..] = bytes {
+        let length = usize::from(u16::from_be_bytes([*length_high, *length_low]));
+        let Some((content, further)) = rest.split_at_checked(length) else { return };
+        call(u16::from_be_bytes([*code_high, *code_low]), content);
+        bytes = further;
+    }
 }
 
 /// The server's DUID (RFC 6355): of the network, whichever node answers.
