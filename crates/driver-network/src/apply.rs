@@ -12,7 +12,8 @@ use std::{
 };
 
 use nephos_driver::network::{
-    NetworkCapabilities, NetworkPlan, NetworkReport, NetworkSpec, PortSpec, PortTraffic, SecurityGroupSpec, Trouble,
+    NetworkCapabilities, NetworkPlan, NetworkReport, NetworkSpec, PortSpec, PortTraffic, SecurityGroupSpec, Segment,
+    Trouble,
 };
 use nephos_host::netns;
 use nephos_types::{Error, NetworkId, PortId};
@@ -200,14 +201,28 @@ impl Node {
                 report.networks.push(trouble(spec.id, "The network cannot be joined to what is outside", error));
             }
         }
-        self.gateway.ensure(&mut self.machine, &self.nft, &self.places.name, plan)?;
+        if let Err(error) = self.gateway.ensure(&mut self.machine, &self.nft, &self.places.name, plan) {
+            let behind = plan.networks.iter().find(|network| network.segment == Segment::Host);
+            let Some(spec) = behind else { return Err(error) };
+            report.networks.push(trouble(spec.id, "The machine cannot be the network's gateway", error));
+        }
         for spec in &plan.routers {
             let made = self.routers.ensure(&mut fabric.space, &mut links, &self.places, &self.nft, &networks, spec);
             if let Err(error) = made {
                 report.routers.push(trouble(spec.id, "The router cannot be made", error));
             }
         }
-        forwarding::ensure(&mut fabric.space, &links, plan)?;
+        for (device, error) in forwarding::ensure(&mut fabric.space, &links, plan)? {
+            let bridge = links.values().find(|link| link.index == device).map(|link| link.master.unwrap_or(device));
+            let of = |spec: &&NetworkSpec| links.get(&names::bridge(spec.id)).map(|link| link.index) == bridge;
+            if let Some(spec) = plan.networks.iter().find(of) {
+                report.networks.push(trouble(
+                    spec.id,
+                    "The network's ports on other nodes cannot be written down",
+                    error,
+                ));
+            }
+        }
         Ok(report)
     }
 

@@ -96,8 +96,11 @@ impl Wanted {
     }
 }
 
-/// Makes the tables be as planned.
-pub(crate) fn ensure(fabric: &mut Space, links: &Links, plan: &NetworkPlan) -> io::Result<()> {
+/// Makes the tables be as planned. Returns of which devices something could not be written, and why.
+pub(crate) fn ensure(fabric: &mut Space, links: &Links, plan: &NetworkPlan) -> io::Result<BTreeMap<u32, io::Error>> {
+    let mut refused = BTreeMap::new();
+    let mut note =
+        |device, result: io::Result<()>| drop(result.map_err(|error| refused.entry(device).or_insert(error)));
     let wanted = Wanted::of(plan, links);
     let present: BTreeSet<Forwarding> = fabric.forwarding()?.into_iter().collect();
     let destinations: BTreeSet<(u32, Mac)> =
@@ -106,23 +109,24 @@ pub(crate) fn ensure(fabric: &mut Space, links: &Links, plan: &NetworkPlan) -> i
         // What goes elsewhere now is replaced in one step.
         let replaced = gone.at.is_some() && gone.mac != EVERYBODY && destinations.contains(&(gone.device, gone.mac));
         if !replaced {
-            fabric.delete_forwarding(gone)?;
+            note(gone.device, fabric.delete_forwarding(gone));
         }
     }
     for come in wanted.forwarding.difference(&present) {
-        fabric.add_forwarding(come)?;
+        note(come.device, fabric.add_forwarding(come));
     }
     let present: BTreeMap<(u32, IpAddr), Mac> =
         fabric.neighbours()?.into_iter().map(|entry| ((entry.device, entry.address), entry.mac)).collect();
     for ((device, address), mac) in &present {
         if !wanted.neighbours.contains_key(&(*device, *address)) {
-            fabric.delete_neighbour(&Neighbour { device: *device, address: *address, mac: *mac })?;
+            let entry = Neighbour { device: *device, address: *address, mac: *mac };
+            note(*device, fabric.delete_neighbour(&entry));
         }
     }
     for ((device, address), mac) in wanted.neighbours {
         if present.get(&(device, address)) != Some(&mac) {
-            fabric.add_neighbour(&Neighbour { device, address, mac })?;
+            note(device, fabric.add_neighbour(&Neighbour { device, address, mac }));
         }
     }
-    Ok(())
+    Ok(refused)
 }
