@@ -31,6 +31,7 @@ const FOR_TESTS: &[Need] = &[
     ("/usr/bin/ping", "iputils-ping"),
     ("/usr/bin/ssh", "openssh-client"),
     ("/usr/bin/mmdebstrap", "mmdebstrap"),
+    ("/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"),
     ("/usr/bin/openssl", "openssl"),
     ("/usr/lib/postgresql", "postgresql"),
     ("/usr/lib/ISOLINUX/isolinux.bin", "isolinux"),

@@ -64,8 +64,9 @@ struct Inside<'a> {
 impl Inside<'_> {
     async fn ask(&self, question: &Question) -> Result<Answer, Error> {
         match question {
-            Question::Execute { command, environment, input, limit_ms } => {
-                self.execute(command, environment, input, Duration::from_millis(*limit_ms)).await
+            Question::Execute { command, environment, input, limit_ms, max_output } => {
+                let answer = self.execute(command, environment, input, Duration::from_millis(*limit_ms)).await;
+                Ok(answer?.cut(*max_output))
             }
             Question::Info
             | Question::ReadFile { .. }

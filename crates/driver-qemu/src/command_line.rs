@@ -8,7 +8,7 @@
 use std::os::fd::RawFd;
 
 use nephos_driver::{Accelerator, DiskFormat, GuestSpec, Interface, Protocol};
-use nephos_types::{MIB, ServerId};
+use nephos_types::{Bytes, MIB, ServerId};
 use serde_json::{Value, json};
 
 use crate::folder::{
@@ -83,8 +83,7 @@ pub(crate) fn arguments(launch: &Launch<'_>) -> Vec<String> {
             line.option("-cpu", "host");
         }
         Accelerator::Tcg { .. } | Accelerator::None => {
-            // The default translation buffer is 1 GiB; 64 MiB is no slower.
-            line.option("-accel", "tcg,tb-size=64");
+            line.option("-accel", &format!("tcg,tb-size={}", translation_mib(spec.memory)));
             line.option("-cpu", "max");
         }
     }
@@ -134,6 +133,12 @@ pub(crate) fn arguments(launch: &Launch<'_>) -> Vec<String> {
     line.option("-chardev", &socket("qmp0", QMP_SOCKET));
     line.option("-mon", "chardev=qmp0,mode=control");
     line.0
+}
+
+/// How much translated code an emulated guest's QEMU keeps, in MiB; it is memory of the node beside the guest's own, so the
+/// default of 1 GiB is too much. 64 MiB are enough for a small system; a full one would translate over and over in less than 256.
+fn translation_mib(memory: Bytes) -> u64 {
+    (memory.0 / MIB / 4).clamp(64, 256)
 }
 
 /// The arguments of a QEMU without a machine, which only reads a root disk.
@@ -287,7 +292,7 @@ mod tests {
     use std::path::PathBuf;
 
     use nephos_driver::{Boot, ConfigFile, Disk, Firmware, PortForward};
-    use nephos_types::{Bytes, Id};
+    use nephos_types::Id;
     use proptest::prelude::*;
 
     use super::*;

@@ -27,9 +27,9 @@ pub(crate) async fn ask(agent: &Agent, question: &Question) -> Result<Answer, Er
     let missing = |error: AgentError| error.about(agent.guest());
     match question {
         Question::Info => Ok(Answer::Info(info(&mut agent.talk().await.map_err(missing)?).await)),
-        Question::Execute { command, environment, input, limit_ms } => {
+        Question::Execute { command, environment, input, limit_ms, max_output } => {
             let limit = Duration::from_millis(*limit_ms);
-            execute(agent, command, environment, input, limit).await
+            Ok(execute(agent, command, environment, input, limit).await?.cut(*max_output))
         }
         Question::ReadFile { path, offset, max } => {
             let mut talk = agent.talk().await.map_err(missing)?;

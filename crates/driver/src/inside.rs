@@ -32,6 +32,9 @@ pub enum Question {
         input: Vec<u8>,
         /// After this many milliseconds it is given up: `guest_command_timeout`.
         limit_ms: u64,
+        /// At most this many bytes of each of its two outputs are answered; what it writes beyond is read and forgotten.
+        #[serde(default = "most")]
+        max_output: u64,
     },
     /// The content of a file. Answered with [`Answer::Content`].
     ReadFile {
@@ -71,6 +74,10 @@ pub enum Question {
         /// Keys as in `authorized_keys`.
         keys: Vec<String>,
     },
+}
+
+fn most() -> u64 {
+    MAX_CONTENT as u64
 }
 
 /// A text that goes where it must and appears in no log.
@@ -198,6 +205,23 @@ impl Question {
                 refuse("keys", "format", format!("at most {MAX_KEYS} keys of one line each"))
             }
             _ => Ok(()),
+        }
+    }
+}
+
+impl Answer {
+    /// Cuts a program's outputs to so many bytes each, and says so if there was more.
+    #[must_use]
+    pub fn cut(self, most: u64) -> Self {
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        match self {
+            Self::Ended { code, signal, mut output, mut errors, truncated } => {
+                let truncated = truncated || output.len() > most || errors.len() > most;
+                output.truncate(most);
+                errors.truncate(most);
+                Self::Ended { code, signal, output, errors, truncated }
+            }
+            other => other,
         }
     }
 }

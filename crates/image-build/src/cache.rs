@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::{MicroImage, command::io_error, packages::Resolved, tree};
 
 /// Part of every name: to be raised when a change of this crate's code, rather than of `guest/`, changes what it builds.
-const BUILDER: &str = "2";
+const BUILDER: &str = "3";
 
 const DISK: &str = "micro.qcow2";
 const KERNEL: &str = "vmlinuz";
@@ -35,16 +35,21 @@ impl Cache {
         Ok(Self { folder })
     }
 
-    /// Waits until no other process builds; the lock ends with the value, also when the process is killed.
-    pub(crate) fn lock(&self) -> Result<File> {
-        let path = self.folder.join("micro.lock");
+    /// Waits until no other process builds a thing of this kind, and removes what one that was killed has left of it. The
+    /// lock ends with the value, also when the process is killed.
+    pub(crate) fn lock(&self, kind: &str) -> Result<File> {
+        let path = self.folder.join(format!("{kind}.lock"));
         let file = File::options()
             .create(true)
             .truncate(false)
             .write(true)
             .open(&path)
             .and_then(|file| file.lock().map(|()| file));
-        file.map_err(|error| io_error("locking", &path, error))
+        let file = file.map_err(|error| io_error("locking", &path, error))?;
+        for left in self.named(&scratch_prefix(kind)) {
+            let _ = fs::remove_dir_all(self.folder.join(left));
+        }
+        Ok(file)
     }
 
     /// A file in it.
@@ -70,10 +75,26 @@ impl Cache {
             .and_then(|(_, name)| self.get(&name))
     }
 
-    /// A scratch folder on the same file system, so that what is built there can be moved into place.
-    pub(crate) fn scratch(&self) -> Result<tempfile::TempDir> {
+    /// Removes all but the newest few files whose names begin so. Failing costs room only.
+    pub(crate) fn keep_newest(&self, prefix: &str, count: usize) {
+        let changed = |name: &String| fs::metadata(self.folder.join(name)).and_then(|about| about.modified()).ok();
+        let mut names = self.named(prefix);
+        names.sort_by_key(|name| std::cmp::Reverse(changed(name)));
+        for old in names.iter().skip(count) {
+            let _ = fs::remove_file(self.folder.join(old));
+        }
+    }
+
+    fn named(&self, prefix: &str) -> Vec<String> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter(|name| name.starts_with(prefix)).collect()
+    }
+
+    /// A scratch folder on the same file system, so that what is built there can be moved into place. For who has the lock.
+    pub(crate) fn scratch(&self, kind: &str) -> Result<tempfile::TempDir> {
         tempfile::Builder::new()
-            .prefix(".building-")
+            .prefix(&scratch_prefix(kind))
             .tempdir_in(&self.folder)
             .map_err(|error| io_error("making a folder in", &self.folder, error))
     }
@@ -107,6 +128,11 @@ impl Cache {
     fn note(&self, lists: &str) -> PathBuf {
         self.folder.join(format!("resolved-{lists}"))
     }
+}
+
+/// Ends in what no kind has in its name.
+fn scratch_prefix(kind: &str) -> String {
+    format!(".building-{kind}.")
 }
 
 /// The files of an image in its folder.

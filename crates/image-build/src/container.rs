@@ -40,6 +40,7 @@ const FILES: &[GuestFile] = &[
     ("etc/os-release", 0o644, "ID=micro\nPRETTY_NAME=\"Nephos micro container\"\n"),
 ];
 
+const KIND: &str = "micro-container";
 const FOLDERS: &[&str] = &[
     "bin", "dev", "etc", "home", "mnt", "proc", "root", "run", "sbin", "sys", "tmp", "usr/bin", "usr/sbin", "var/lib",
     "var/log",
@@ -60,8 +61,8 @@ pub fn micro_container(options: &Options, mut progress: impl FnMut(Progress)) ->
     {
         return Ok(image);
     }
-    let _lock = cache.lock()?;
-    let scratch = cache.scratch()?;
+    let _lock = cache.lock(KIND)?;
+    let scratch = cache.scratch(KIND)?;
     let mut step = 0;
     let mut begin = |what| {
         step += 1;

@@ -20,8 +20,11 @@ use crate::{
 };
 
 /// Part of every name: to be raised when a change of this file, rather than of what it puts in, changes what it builds.
-const BUILDER: &str = "1";
+const BUILDER: &str = "2";
+const KIND: &str = "debian";
 const STEPS: u32 = 4;
+/// Images of a suite that are kept.
+const KEPT: usize = 3;
 /// What makes the disk, besides what the system has to have.
 const TOOLS: &[&str] = &["e2fsprogs", "grub-common", "grub-pc-bin"];
 /// What is in it besides the essential packages.
@@ -75,11 +78,11 @@ pub fn debian(options: &Options, release: &Release, mut progress: impl FnMut(Pro
     let cache = Cache::open(options.cache.as_deref())?;
     let lists = lists_state();
     let inputs = [BUILDER, CUSTOMIZE, ARGUMENTS, &sources, &lists].into_iter().chain(PACKAGES.iter().copied());
-    let target = cache.file(&format!("debian-{suite}-{}.qcow2", digest(inputs)));
+    let target = cache.file(&format!("{KIND}-{suite}-{}.qcow2", digest(inputs)));
     if target.is_file() && !options.rebuild {
         return Ok(target);
     }
-    let _lock = cache.lock()?;
+    let _lock = cache.lock(KIND)?;
     if target.is_file() && !options.rebuild {
         // Another process has built it meanwhile.
         return Ok(target);
@@ -91,7 +94,7 @@ pub fn debian(options: &Options, release: &Release, mut progress: impl FnMut(Pro
     }
     run(&mut command("qemu-img", ["--version"]))?;
     run(&mut command("mmdebstrap", ["--version"]))?;
-    let scratch = cache.scratch()?;
+    let scratch = cache.scratch(KIND)?;
     let mut step = 0;
     let mut begin = |what| {
         step += 1;
@@ -111,6 +114,7 @@ pub fn debian(options: &Options, release: &Release, mut progress: impl FnMut(Pro
     begin("moving it into place");
     fs::File::open(&built).and_then(|file| file.sync_all()).map_err(|error| io_error("writing", &built, error))?;
     fs::rename(&built, &target).map_err(|error| io_error("moving into place", &target, error))?;
+    cache.keep_newest(&format!("{KIND}-{suite}-"), KEPT);
     Ok(target)
 }
 

@@ -75,7 +75,9 @@ pub(crate) fn make_with(
     let locate = |name: &str| locate(tools, &raw, root, name);
     let core = core(&locate)?;
     grub::install(tools, &raw, &core, &locate("core.img")?)?;
-    run(command("qemu-img", ["convert", "-c", "-f", "raw", "-O", "qcow2"]).arg(&raw).arg(out)).map(drop)
+    // zstd takes a sixth of the time that zlib does, and a little less room.
+    let convert = ["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", "compression_type=zstd"];
+    run(command("qemu-img", convert).arg(&raw).arg(out)).map(drop)
 }
 
 /// mke2fs keeps the owners of the folder; in the guest everything belongs to root, whoever builds.

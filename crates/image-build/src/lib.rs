@@ -88,6 +88,7 @@ pub struct Progress {
 
 /// How many steps a build has.
 const STEPS: u32 = 5;
+const KIND: &str = "micro";
 
 /// The micro guest, from the cache or newly built, which takes some 20 s and needs the package mirror.
 ///
@@ -105,8 +106,8 @@ pub fn micro(options: &Options, mut progress: impl FnMut(Progress)) -> Result<Mi
     {
         return Ok(image);
     }
-    let _lock = cache.lock()?;
-    let scratch = cache.scratch()?;
+    let _lock = cache.lock(KIND)?;
+    let scratch = cache.scratch(KIND)?;
     let mut step = 0;
     let mut begin = |what| {
         step += 1;

@@ -13,6 +13,7 @@ use std::{
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use nephos_cloud::Shared;
+use nephos_ops::image::StoreKind;
 use nephos_types::{Error, Result, Secret};
 use serde::Deserialize;
 
@@ -47,6 +48,7 @@ struct File {
     images: Option<PathBuf>,
     node_address: Option<String>,
     image_s3: Option<S3>,
+    image_store: Option<StoreKind>,
     keep_original_images: Option<bool>,
     import_allow: Option<Vec<String>>,
 }
@@ -299,7 +301,7 @@ fn read(path: &Path) -> Result<Option<File>> {
     toml::from_str(&text).map(Some).map_err(|error| {
         Error::invalid("config", format!("{} is not valid", path.display()))
             .detail(error.message().to_owned())
-            .next("known keys: data, listen, s3_listen, node_listen, node_name, simulated_nodes, keep_audit_days, keep_workflows_days, rotate_keys_days, trash_hours, confirm_resize_hours, vendor_data_file, log, database, secret_file, images, image_s3, node_address, keep_original_images, import_allow", None)
+            .next("known keys: data, listen, s3_listen, node_listen, node_name, simulated_nodes, keep_audit_days, keep_workflows_days, rotate_keys_days, trash_hours, confirm_resize_hours, vendor_data_file, log, database, secret_file, images, image_s3, image_store, node_address, keep_original_images, import_allow", None)
     })
 }
 
@@ -404,6 +406,7 @@ impl Config {
                 keep_originals: own.keep_original_images.or(system.keep_original_images).unwrap_or(false),
                 import: nephos_cloud::image::fetch::address::Allowed::parse(&allowed)?,
                 s3: own.image_s3.or(system.image_s3).map(S3::settings).transpose()?,
+                store: own.image_store.or(system.image_store),
                 ..nephos_cloud::image::Settings::new(data.join(IMAGE_KEYS))
             },
             shared: database.map(|database| Shared {

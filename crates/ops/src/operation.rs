@@ -289,7 +289,7 @@ table! {
     ];
     image: [
         CreateImage, UploadImage, DownloadImage, ListImages, ShowImage, UpdateImage, DeleteImage,
-        StartUpload, UploadPart, ShowUpload, FinishUpload, CancelUpload, ImportImage, PrefetchImage, DeactivateImage, ReactivateImage,
+        StartUpload, UploadPart, ShowUpload, FinishUpload, CancelUpload, ImportImage, PrefetchImage, MoveImageContent, MoveImages, DeactivateImage, ReactivateImage,
         ListImageMembers, ShareImage, UnshareImage, AcceptImage, RejectImage,
     ];
     node: [ListNodes, ShowNode, UpdateNode, DeleteNode, CreateJoinToken, UpgradeNode];

@@ -13,4 +13,4 @@ mod wait;
 
 pub use cloud_process::{CloudProcess, PASSWORD, Settings};
 pub use machine::Machine;
-pub use wait::{LIMIT, until};
+pub use wait::{LIMIT, until, until_within};

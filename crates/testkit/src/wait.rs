@@ -6,7 +6,16 @@ use std::{future::Future, time::Duration};
 pub const LIMIT: Duration = Duration::from_secs(180);
 
 /// Looks again and again until there is something; panics with `what` if there never is.
-pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, look: impl FnMut() -> F) -> T {
+    until_within(LIMIT, what, look).await
+}
+
+/// The same for what takes longer: a large guest that boots under emulation.
+pub async fn until_within<T, F: Future<Output = Option<T>>>(
+    limit: Duration,
+    what: &str,
+    mut look: impl FnMut() -> F,
+) -> T {
     let looking = async {
         loop {
             if let Some(found) = look().await {
@@ -15,7 +24,7 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl 
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    match tokio::time::timeout(LIMIT, looking).await {
+    match tokio::time::timeout(limit, looking).await {
         Ok(found) => found,
         Err(_) => panic!("waited in vain for: {what}"),
     }

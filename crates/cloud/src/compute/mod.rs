@@ -34,6 +34,7 @@ pub struct Compute {
     pub(crate) images: Arc<Images>,
     pub(crate) candidates: placement::Candidates,
     pub(crate) settings: Settings,
+    pub(crate) questions: server::Questions,
 }
 
 /// What operators decide about servers.
@@ -64,6 +65,7 @@ impl Compute {
             nodes: Arc::clone(nodes),
             images: Arc::clone(images),
             candidates: placement::Candidates::default(),
+            questions: server::Questions::default(),
             settings,
         });
         server::workflows::register(&compute)?;

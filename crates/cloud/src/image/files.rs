@@ -95,6 +95,9 @@ pub trait ImageStore: Send + Sync + 'static {
     /// Reads a part of a file, which must lie within it.
     fn get<'a>(&'a self, name: &'a FileName, range: Range<u64>) -> BoxFuture<'a, Result<ByteStream>>;
 
+    /// Whether it has a file, whole.
+    fn holds<'a>(&'a self, name: &'a FileName) -> BoxFuture<'a, Result<bool>>;
+
     /// Removes a file; nothing happens if there is none.
     fn remove<'a>(&'a self, name: &'a FileName) -> BoxFuture<'a, Result<()>>;
 
@@ -130,6 +133,13 @@ impl Folder {
         let path = path.into();
         let spool = Spool::open(path.join(INCOMING))?;
         Ok(Self { path, spool })
+    }
+
+    /// A second folder that takes files out of somebody else's spool.
+    #[cfg(test)]
+    pub(super) fn beside(path: PathBuf, spool: Spool) -> Self {
+        fs::create_dir_all(&path).unwrap();
+        Self { path, spool }
     }
 
     fn file(&self, name: &FileName) -> PathBuf {
@@ -193,6 +203,14 @@ impl ImageStore for Folder {
                 Ok(Some((buffer.freeze(), (file, left - read as u64))))
             });
             Ok(Box::pin(body) as ByteStream)
+        })
+    }
+
+    fn holds<'a>(&'a self, name: &'a FileName) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move {
+            let path = self.file(name);
+            let exists = tokio::fs::try_exists(&path).await;
+            exists.map_err(|error| failure("An image's file cannot be read", &path, error))
         })
     }
 

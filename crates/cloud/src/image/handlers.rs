@@ -97,6 +97,7 @@ async fn create(images: Arc<Images>, session: Session, input: CreateImage) -> Re
         incoming: None,
         content: None,
         original: None,
+        moving: None,
         deactivated: false,
         fault: None,
         visibility: input.visibility,
@@ -275,18 +276,19 @@ async fn delete(images: Arc<Images>, session: Session, input: DeleteImage) -> Re
         let mut transaction = transaction.add(wanted.clone(), 1, Bound::AtMost(1)).add(wanted, -1, Bound::Any);
         transaction = deletion(transaction, &record);
         // The file of an upload or a workflow that goes on is its own business: it ends when it finds the record gone.
-        let contents = [&body.content, &body.original].into_iter().flatten().map(|content| content.file.clone());
+        let contents = [&body.content, &body.original].into_iter().flatten().cloned();
+        let moving_to = body.moving.as_ref().map(|moving| moving.to);
         let parts = match &body.incoming {
             Some(Incoming::Parts { file, .. }) => Some(file.clone()),
             _ => None,
         };
-        Ok((transaction, (contents.collect::<Vec<_>>(), parts)))
+        Ok((transaction, (contents.collect::<Vec<_>>(), moving_to, parts)))
     };
-    let (files, parts) = session.decide_or(decide, refused).await?;
-    for file in &files {
-        if let Err(error) = images.files.remove(file).await {
+    let (contents, moving_to, parts) = session.decide_or(decide, refused).await?;
+    for content in &contents {
+        if let Err(error) = images.files.remove_content(content, moving_to).await {
             // The image is gone as far as anyone can tell; the next sweep tries again.
-            tracing::warn!(%file, error = %error.chain(), "a deleted image's file could not be removed");
+            tracing::warn!(file = %content.file, error = %error.chain(), "a deleted image's file could not be removed");
         }
     }
     if let Some(file) = parts
@@ -315,6 +317,6 @@ async fn download(images: Arc<Images>, session: Session, input: DownloadImage) -
             .detail(format!("it has {} bytes", content.size)));
     }
     let length = input.length.unwrap_or(u64::MAX).min(content.size - start);
-    let body = images.files.get(&content.file, start..start + length).await?;
+    let body = images.read(content, start..start + length).await?;
     Ok(Download { body, length: Some(length), content_type: "application/octet-stream" })
 }

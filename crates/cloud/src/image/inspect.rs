@@ -67,7 +67,8 @@ impl Inspector {
         let Recognised { format, virtual_size } = recognise(source, self.claim)?;
         let sha256 = hex::encode(self.sha256.finish());
         check_sum(self.wanted_sha256.as_deref(), &sha256)?;
-        Ok(Content { file, format, size: self.size, virtual_size, sha256, md5: hex::encode(self.md5.finalize()) })
+        let md5 = hex::encode(self.md5.finalize());
+        Ok(Content { file, format, size: self.size, virtual_size, sha256, md5, frozen: None, store: None })
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nephos_ops::{
     compute::Fault,
-    image::{self as ops, ImageFormat, ImageStatus, MemberStatus, Properties, Visibility},
+    image::{self as ops, ImageFormat, ImageStatus, MemberStatus, Properties, StoreKind, Visibility},
 };
 use nephos_store::{Kind, Record};
 use nephos_types::{Error, ImageId, Name, ProjectId, Result, Timestamp, WorkflowId};
@@ -49,6 +49,9 @@ pub struct Image {
     /// What was uploaded, if that was converted and is kept.
     #[serde(default)]
     pub original: Option<Content>,
+    /// Where a workflow is bringing all of that.
+    #[serde(default)]
+    pub moving: Option<Moving>,
     /// Whether it may not be used.
     #[serde(default)]
     pub deactivated: bool,
@@ -104,6 +107,15 @@ pub enum Incoming {
     },
 }
 
+/// A move of an image's content to another store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moving {
+    /// The store where it will be.
+    pub to: StoreKind,
+    /// The workflow.
+    pub workflow: WorkflowId,
+}
+
 /// What an active image holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Content {
@@ -119,6 +131,12 @@ pub struct Content {
     pub sha256: String,
     /// MD5, in hexadecimal.
     pub md5: String,
+    /// For a copy of a server's disk: whether the server held its file systems still meanwhile.
+    #[serde(default)]
+    pub frozen: Option<bool>,
+    /// The store that the file is in; not told of what was published when there was one at a time.
+    #[serde(default)]
+    pub store: Option<StoreKind>,
 }
 
 impl Content {
@@ -141,15 +159,19 @@ impl Image {
         }
     }
 
-    /// Whether a file must be kept.
+    /// Whether a file must be kept, in a store or (`None`) in the spool.
     #[must_use]
-    pub fn names(&self, file: &FileName) -> bool {
+    pub fn names(&self, file: &FileName, at: Option<StoreKind>) -> bool {
         let incoming = match &self.incoming {
             Some(Incoming::Parts { file: only, .. }) => [Some(only), None],
             Some(Incoming::Work { file, output, .. }) => [Some(file), Some(output)],
             None => [None, None],
         };
-        let contents = [&self.content, &self.original].map(|content| content.as_ref().map(|content| &content.file));
+        let arriving = self.moving.as_ref().map(|moving| moving.to);
+        let is_there =
+            |content: &&Content| at.is_none() || content.store.is_none() || [content.store, arriving].contains(&at);
+        let contents = [&self.content, &self.original]
+            .map(|content| content.as_ref().filter(is_there).map(|content| &content.file));
         incoming.into_iter().chain(contents).chain([self.upload.as_ref()]).flatten().any(|named| named == file)
     }
 
@@ -273,6 +295,8 @@ pub(super) fn view(session: &Session, record: &Record<Image>) -> Result<ops::Ima
         virtual_size: content.map(|content| content.virtual_size),
         sha256: content.map(|content| content.sha256.clone()),
         md5: content.map(|content| content.md5.clone()),
+        frozen: content.and_then(|content| content.frozen),
+        store: content.and_then(|content| content.store).filter(|_| session.is_admin()),
         visibility: body.visibility,
         shared_with: if session.sees(project) { body.shared_with.iter().copied().collect() } else { vec![] },
         protected: body.protected,
@@ -281,7 +305,7 @@ pub(super) fn view(session: &Session, record: &Record<Image>) -> Result<ops::Ima
         original_format: body.original.as_ref().map(|content| content.format),
         workflow: match body.incoming {
             Some(Incoming::Work { workflow, .. }) => Some(workflow),
-            _ => None,
+            _ => body.moving.as_ref().map(|moving| moving.workflow),
         },
         fault: body.fault.clone(),
         properties: body.properties.clone(),

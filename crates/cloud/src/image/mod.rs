@@ -1,6 +1,6 @@
 //! Images: what servers' disks are made from.
 //!
-//! The record is in the database, the bytes in an [`ImageStore`]. Invariants: an active image's file is there, whole,
+//! The record is in the database, the bytes in one of several [`ImageStore`]s, which the record names. Invariants: an active image's file is there, whole,
 //! and has the recorded checksums, because a file is complete on disk before a record names it; a file that no record
 //! names goes away, because a record lets go of its file before that is removed, and [`sweep`] removes what a crash
 //! left. Content is judged by what it is ([`format`]), never by what it is said to be, before any tool opens it.
@@ -16,15 +16,18 @@ mod inspect;
 pub mod kind;
 mod member;
 mod partial;
+mod relocate;
 pub mod s3;
 mod signature;
 pub mod spool;
+pub mod stores;
 mod sweep;
 mod upload;
 mod work;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
     time::Duration,
@@ -32,7 +35,10 @@ use std::{
 
 use nephos_driver::DiskFormat;
 use nephos_node_api::{Content as Bulk, ImageSource, SnapshotHeader};
-use nephos_ops::image::{ImageFormat, Properties, Visibility};
+use nephos_ops::{
+    ByteStream,
+    image::{ImageFormat, Properties, StoreKind, Visibility},
+};
 use nephos_store::{Bound, Draft, Kinds, Record, Store, Transaction};
 use nephos_types::{Bytes, Error, ErrorKind, ImageId, Labels, Name, NodeId, ProjectId, Result};
 
@@ -50,8 +56,7 @@ use crate::{
     resolve::name_claim,
 };
 use kind::Content;
-use s3::S3Images;
-use spool::Spool;
+use stores::Stores;
 
 /// What is accepted.
 #[derive(Clone, Copy, Debug)]
@@ -86,8 +91,10 @@ pub struct Settings {
     pub uploads_kept: Duration,
     /// The most uploads in parts of one project at a time.
     pub uploads_at_once: i64,
-    /// Keep images in a bucket instead of the folder.
+    /// A bucket that images can be in.
     pub s3: Option<s3::Settings>,
+    /// Where new images go; in the bucket, if there is one, when nothing is said.
+    pub store: Option<StoreKind>,
 }
 
 impl Settings {
@@ -102,6 +109,7 @@ impl Settings {
             uploads_kept: partial::KEPT,
             uploads_at_once: 16,
             s3: None,
+            store: None,
         }
     }
 }
@@ -158,7 +166,7 @@ pub(crate) fn let_go(transaction: Transaction, image: ImageId) -> Transaction {
 pub struct Images {
     store: Store,
     engine: Engine,
-    files: Arc<dyn ImageStore>,
+    files: Stores,
     settings: Settings,
 }
 
@@ -170,11 +178,16 @@ impl Held {
     fn of(images: &Arc<Images>) -> Self {
         Self(Arc::downgrade(images))
     }
+
+    /// A stopping process is no reason to fail.
+    fn get(&self) -> Result<Arc<Images>> {
+        self.0.upgrade().ok_or_else(|| Error::new(ErrorKind::Unavailable, "stopping", "The control plane is stopping"))
+    }
 }
 
 impl Images {
-    /// Registers the family's operations, on images as files in a folder, or in a bucket by way of it. What uploads that a crash ended have left is
-    /// removed only if this process is `alone`: otherwise it may be another one's that goes on.
+    /// Registers the family's operations, on images as files in a folder, or in a bucket by way of it. What uploads that a
+    /// crash ended have left is removed only if this process is `alone`: otherwise it may be another one's that goes on.
     pub(crate) async fn register(
         handlers: &mut Handlers,
         store: &Store,
@@ -183,15 +196,7 @@ impl Images {
         alone: bool,
         settings: Settings,
     ) -> Result<Arc<Self>> {
-        let files: Arc<dyn ImageStore> = match &settings.s3 {
-            Some(s3) => {
-                let spool = folder.join(files::INCOMING);
-                let spool = if alone { Spool::open(spool)? } else { Spool::join(spool)? };
-                Arc::new(S3Images::new(spool, s3)?)
-            }
-            None if alone => Arc::new(Folder::open(folder)?),
-            None => Arc::new(Folder::join(folder)?),
-        };
+        let files = Stores::open(folder, alone, &settings)?;
         Self::register_with(handlers, store, engine, files, alone, settings).await
     }
 
@@ -201,17 +206,18 @@ impl Images {
         handlers: &mut Handlers,
         store: &Store,
         engine: &Engine,
-        files: Arc<dyn ImageStore>,
+        files: Stores,
         alone: bool,
         settings: Settings,
     ) -> Result<Arc<Self>> {
         let images = Arc::new(Self { store: store.clone(), engine: engine.clone(), files, settings });
         if alone {
             images.give_up_uploads().await?;
-            images.sweep().await?;
+            images.sweep_if_it_can().await;
         }
         sweep::keep_sweeping(&images);
         work::register(&images)?;
+        relocate::register(handlers, &images)?;
         handlers::register(handlers, &images);
         Ok(images)
     }
@@ -241,6 +247,7 @@ impl Images {
             incoming: None,
             content: None,
             original: None,
+            moving: None,
             deactivated: false,
             fault: None,
             visibility: Visibility::Private,
@@ -256,6 +263,22 @@ impl Images {
             .create(Draft::new(id, image).project(project).name(draft.name.clone()).labels(draft.labels))
             .add(images_counter(project), 1, Bound::AtMost(self.settings.limits.project_images))
             .claim(name_claim::<Image>(project, draft.name), id)
+    }
+
+    /// Reads a part of an image's content, also if that is moved to another store at this very moment.
+    async fn read(&self, content: &Content, range: Range<u64>) -> Result<ByteStream> {
+        let mut content = content.clone();
+        loop {
+            let error = match self.files.get(&content, range.clone()).await {
+                Ok(body) => return Ok(body),
+                Err(error) => error,
+            };
+            self.store.catch_up().await?;
+            let record = self.store.get::<Image>(content.file.image());
+            let contents = record.iter().flat_map(|record| [&record.body.content, &record.body.original]);
+            let now = contents.flatten().find(|now| now.file == content.file && now.store != content.store);
+            content = now.ok_or(error)?.clone();
+        }
     }
 
     /// Adds the deletion of an image to a transaction; nothing is added if there is none. Its file is swept up later.
@@ -303,7 +326,7 @@ impl ImageBytes for NodeImages {
         Box::pin(async move {
             let record = self.0.store.get::<Image>(id).ok_or_else(|| Error::not_found("image", id))?;
             let content = content(&record)?;
-            let body = self.0.files.get(&content.file, 0..content.size).await?;
+            let body = self.0.read(content, 0..content.size).await?;
             Ok(Bulk { length: content.size, body })
         })
     }

@@ -219,6 +219,17 @@ impl ImageStore for S3Images {
         })
     }
 
+    fn holds<'a>(&'a self, name: &'a FileName) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move {
+            let key = self.key(name);
+            let head = self.bucket.head_object(Some(&self.credentials), &key);
+            match self.call(&head, Payload::Nothing, None).await {
+                Err(error) if error.code == "image_file_missing" => Ok(false),
+                answer => answer.map(|_| true),
+            }
+        })
+    }
+
     fn remove<'a>(&'a self, name: &'a FileName) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let key = self.key(name);

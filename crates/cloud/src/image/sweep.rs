@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use nephos_ops::image::ImageStatus;
+use nephos_ops::image::{ImageStatus, StoreKind};
 use nephos_store::{Author, Bound, CommitError, Query, Transaction};
 use nephos_types::{ImageId, Result, Timestamp};
 
@@ -81,29 +81,46 @@ impl Images {
         Ok(())
     }
 
+    /// The same where it is no reason not to start that a store cannot be reached: it is done again.
+    pub(super) async fn sweep_if_it_can(&self) {
+        if let Err(error) = self.sweep().await {
+            tracing::warn!(error = %error.chain(), "looking for left-over image files failed");
+        }
+    }
+
     /// Removes files that no record names; answers how many.
     pub(super) async fn sweep(&self) -> Result<usize> {
         let mut removed = 0;
-        let (incoming, published) = (self.files.spool().list().await?, self.files.list().await?);
+        let incoming = self.files.spool().list().await?;
+        let mut published = vec![];
+        let mut failed = None;
+        for (kind, store) in self.files.each() {
+            match store.list().await {
+                Ok(files) => published.push((kind, store, files)),
+                // The others are swept all the same.
+                Err(error) => failed = Some(error),
+            }
+        }
         // Those of other processes, too.
         self.store.catch_up().await?;
         // Read after the lists: a file that is listed has been in its record before.
-        let named =
-            |file: &FileName| self.store.get::<Image>(file.image()).is_some_and(|record| record.body.names(file));
+        let named = |file: &FileName, at: Option<StoreKind>| {
+            self.store.get::<Image>(file.image()).is_some_and(|record| record.body.names(file, at))
+        };
         for file in incoming {
-            if !named(&file) {
+            if !named(&file, None) {
                 self.files.spool().remove(&file).await?;
                 removed += 1;
             }
         }
-        for file in published {
-            if !named(&file) {
-                self.files.remove(&file).await?;
-                tracing::info!(%file, "removed a file that no image has");
+        for (kind, store, files) in published {
+            for file in files.iter().filter(|file| !named(file, Some(kind))) {
+                store.remove(file).await?;
+                tracing::info!(%file, store = kind.name(), "removed a file that no image has");
                 removed += 1;
             }
         }
-        Ok(removed)
+        failed.map_or(Ok(removed), Err)
     }
 }
 
@@ -115,9 +132,10 @@ pub(super) fn keep_sweeping(images: &Arc<Images>) {
             tokio::time::sleep(EVERY).await;
             let Some(images) = images.upgrade() else { return };
             let expired = images.expire_uploads(Timestamp::now()).await;
-            if let Err(error) = expired.and(images.sweep().await) {
-                tracing::warn!(error = %error.chain(), "looking for left-over image files failed");
+            if let Err(error) = expired {
+                tracing::warn!(error = %error.chain(), "looking for uploads that nobody goes on with failed");
             }
+            images.sweep_if_it_can().await;
         }
     });
 }

@@ -80,8 +80,8 @@ async fn complete(
     tokio::task::spawn_blocking(move || signature::check(&keys, &properties, &path))
         .await
         .map_err(|error| Error::internal("A signature was not checked", error))??;
-    images.files.publish(&content.file).await?;
-    Ok(Arrived::Published(content))
+    let store = Some(images.files.publish(&content.file).await?);
+    Ok(Arrived::Published(Content { store, ..content }))
 }
 
 /// Takes an image's content from a node that was asked for a copy of a disk.
@@ -125,8 +125,15 @@ pub(super) async fn receive(
     }
     let taken = Taken { images: Arc::clone(&images), author, file: file.clone(), held: true };
     let inspector = Inspector::new(Some(format), None, images.settings.limits.size);
-    match images.files.put(file, content.body, inspector).await {
-        Ok(written) if written.size == content.length => taken.keep(written).await,
+    let written = async {
+        let written = images.files.spool().receive(file, content.body, inspector).await?;
+        let store = Some(images.files.publish(&written.file).await?);
+        Ok::<_, Error>(Content { store, ..written })
+    };
+    match written.await {
+        Ok(written) if written.size == content.length => {
+            taken.keep(Content { frozen: Some(header.frozen), ..written }).await
+        }
         Ok(_) => {
             taken.give_back().await;
             Err(Error::new(ErrorKind::Unavailable, "image_broke_off", "The copy did not arrive whole"))
@@ -243,7 +250,7 @@ async fn release(images: &Images, author: &Author, file: &FileName) {
             // The last commit went through although its answer was not waited for.
             return;
         }
-        if record.as_ref().is_some_and(|record| record.body.names(file) && record.body.upload.is_none()) {
+        if record.as_ref().is_some_and(|record| record.body.names(file, None) && record.body.upload.is_none()) {
             // Likewise: a workflow has the file now.
             return;
         }

@@ -10,7 +10,7 @@ use std::{fs::File, io, path::Path, sync::Arc, time::Duration};
 use nephos_ops::{compute::Fault, image::ImageFormat};
 use nephos_sandbox::{Given, Limits as SandboxLimits, Sandbox};
 use nephos_store::{Bound, Record, Transaction};
-use nephos_types::{Bytes, Error, ErrorKind, ImageId, Result, Timestamp, WorkflowId};
+use nephos_types::{Bytes, Error, ImageId, Result, Timestamp, WorkflowId};
 use nephos_workflow::{Definition, Done, Failure, Retry, StepContext};
 use serde::{Deserialize, Serialize};
 
@@ -369,9 +369,10 @@ async fn publish(
     };
     let converted = original.file != content.file;
     let keep = converted && images.settings.keep_originals;
-    images.files.publish(&content.file).await?;
+    let (mut original, mut content) = (original, content);
+    content.store = Some(images.files.publish(&content.file).await?);
     if keep {
-        images.files.publish(&original.file).await?;
+        original.store = Some(images.files.publish(&original.file).await?);
     } else if converted {
         // Not needed if this is called again.
         images.files.spool().remove(&original.file).await?;
@@ -405,19 +406,12 @@ async fn give_back(images: &Images, context: &StepContext<Input>, name: &str) ->
 async fn remove_files(images: &Images, context: &StepContext<Input>) -> Result<()> {
     let record = images.store.get::<Image>(context.input().image);
     for file in [&context.input().file, &context.input().output] {
-        if record.as_ref().is_none_or(|record| !record.body.names(file)) {
+        if record.as_ref().is_none_or(|record| !record.body.names(file, None)) {
             images.files.spool().remove(file).await?;
             images.files.remove(file).await?;
         }
     }
     Ok(())
-}
-
-/// A stopping process is no reason to fail.
-impl Held {
-    fn get(&self) -> Result<Arc<Images>> {
-        self.0.upgrade().ok_or_else(|| Error::new(ErrorKind::Unavailable, "stopping", "The control plane is stopping"))
-    }
 }
 
 #[cfg(test)]

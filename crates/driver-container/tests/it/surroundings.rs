@@ -166,6 +166,7 @@ pub(crate) async fn shell(driver: &ContainerDriver, id: ServerId, script: &str) 
         environment: [].into(),
         input: vec![],
         limit_ms: PATIENCE.as_millis() as u64,
+        max_output: 1 << 20,
     };
     match driver.ask(id, &question).await {
         Ok(Answer::Ended { code, output, errors, .. }) => {

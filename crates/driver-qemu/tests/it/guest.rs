@@ -14,6 +14,7 @@ async fn run(driver: &QemuDriver, id: ServerId, command: &[&str], limit_ms: u64)
         environment: BTreeMap::from([("GREETING".to_owned(), "hello, guest".to_owned())]),
         input: vec![],
         limit_ms,
+        max_output: 1 << 20,
     };
     match driver.ask(id, &question).await? {
         Answer::Ended { output, .. } => Ok(String::from_utf8(output).unwrap()),

@@ -24,7 +24,16 @@ pub(super) async fn a_running_guest_can_be_asked(bench: &Bench) {
         environment: [].into(),
         input: input.to_vec(),
         limit_ms: u64::try_from(bench.patience().as_millis()).unwrap_or(u64::MAX),
+        max_output: 1 << 20,
     };
+    let mut short = execute(&["echo", "0123456789"], b"");
+    if let Question::Execute { max_output, .. } = &mut short {
+        *max_output = 8;
+    }
+    match ok("a talkative one", driver.ask(id, &short).await) {
+        Answer::Ended { code: Some(0), output, truncated: true, .. } => assert_eq!(output, b"01234567", "cut"),
+        other => panic!("echo ended as {other:?}"),
+    }
     match ok("a program", driver.ask(id, &execute(&["echo", "a b", "$HOME"], b"")).await) {
         Answer::Ended { code: Some(0), output, .. } => assert_eq!(output, b"a b $HOME\n", "no shell in between"),
         other => panic!("echo ended as {other:?}"),

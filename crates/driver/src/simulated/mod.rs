@@ -280,14 +280,14 @@ fn answer(guest: &mut Guest, question: &Question) -> Result<Answer, Error> {
             system: Some("simulated".to_owned()),
             ..GuestInfo::default()
         }),
-        Question::Execute { command, input, .. } => {
+        Question::Execute { command, input, max_output, .. } => {
             let (output, code) = match command.iter().map(String::as_str).collect::<Vec<_>>()[..] {
                 ["echo", ref words @ ..] => (format!("{}\n", words.join(" ")).into_bytes(), 0),
                 ["cat"] => (input.clone(), 0),
                 ["cat", path] => guest.files.read(path).map_or((vec![], 1), |content| (content.to_vec(), 0)),
                 _ => (vec![], 127),
             };
-            Answer::Ended { code: Some(code), signal: None, output, errors: vec![], truncated: false }
+            Answer::Ended { code: Some(code), signal: None, output, errors: vec![], truncated: false }.cut(*max_output)
         }
         Question::ReadFile { path, offset, max } => {
             let content = guest.files.read(path).ok_or_else(|| no_file(path))?;

@@ -25,16 +25,11 @@ pub(crate) struct Guest {
 
 impl Guest {
     pub(crate) fn from_disk(image: &MicroImage) -> Self {
-        Self::start(&image.disk, ("512M", 256), |_| vec![])
+        Self::start(image, |_| vec![])
     }
 
     pub(crate) fn with_config_drive(image: &MicroImage, files: &[(&str, &str)]) -> Self {
-        Self::configured(&image.disk, ("512M", 256), files)
-    }
-
-    /// On a disk grown to this size, with this much memory in MiB.
-    pub(crate) fn configured(disk: &Path, size: (&str, u32), files: &[(&str, &str)]) -> Self {
-        Self::start(disk, size, |folder| {
+        Self::start(image, |folder| {
             let drive = folder.join("cidata.img");
             make_config_drive(&drive, files);
             vec!["-drive".into(), format!("file={},if=virtio,format=raw,readonly=on", drive.display())]
@@ -51,28 +46,28 @@ impl Guest {
             "-append".into(),
             MicroImage::KERNEL_ARGUMENTS.into(),
         ];
-        Self::run(folder, 256, &arguments)
+        Self::run(folder, &arguments)
     }
 
-    fn start(image: &Path, (size, memory): (&str, u32), more: impl FnOnce(&Path) -> Vec<String>) -> Self {
+    /// On a disk grown beyond the image.
+    fn start(image: &MicroImage, more: impl FnOnce(&Path) -> Vec<String>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let disk = folder.path().join("disk.qcow2");
         let made = Command::new("qemu-img")
             .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
-            .args([image, &disk])
-            .arg(size)
+            .args([&image.disk, &disk])
+            .arg("512M")
             .status();
         assert!(made.unwrap().success());
         let mut arguments = vec!["-drive".into(), format!("file={},if=virtio", disk.display())];
         arguments.extend(more(folder.path()));
-        Self::run(folder, memory, &arguments)
+        Self::run(folder, &arguments)
     }
 
-    fn run(folder: TempDir, memory: u32, arguments: &[String]) -> Self {
+    fn run(folder: TempDir, arguments: &[String]) -> Self {
         let path = |name: &str| folder.path().join(name).display().to_string();
         let process = Command::new("qemu-system-x86_64")
-            .args(["-accel", "tcg,tb-size=64", "-cpu", "max", "-machine", "q35", "-nodefaults", "-m"])
-            .arg(memory.to_string())
+            .args(["-accel", "tcg,tb-size=64", "-cpu", "max", "-machine", "q35", "-nodefaults", "-m", "256"])
             .args(["-display", "none", "-vga", "std", "-netdev", "user,id=net,restrict=on"])
             .args(["-device", "virtio-net-pci,netdev=net"])
             .arg("-chardev")

@@ -3,7 +3,7 @@
 
 mod guest;
 
-use nephos_image_build::{MicroImage, Options, Release, debian, micro};
+use nephos_image_build::{MicroImage, Options, micro};
 
 use crate::guest::Guest;
 
@@ -104,27 +104,4 @@ fn the_micro_container_is_a_root_file_system() {
     let mut steps = 0;
     assert_eq!(nephos_image_build::micro_container(&Options::default(), |_| steps += 1).unwrap(), image);
     assert_eq!(steps, 0, "it is not built again");
-}
-
-/// Minutes for building it (once) and for booting it under emulation.
-#[test]
-#[ignore = "takes root, mmdebstrap and some ten minutes: cargo test -p nephos-image-build -- --ignored debian"]
-fn a_debian_boots_and_becomes_who_the_cloud_says() {
-    let show =
-        |progress: nephos_image_build::Progress| eprintln!("{}/{} {}", progress.step, progress.steps, progress.what);
-    let disk = debian(&Options::default(), &Release::default(), show).unwrap();
-    let user_data =
-        "#cloud-config\nchpasswd:\n  expire: false\n  users:\n    - { name: root, password: nephos, type: text }\n";
-    let mut guest = Guest::configured(
-        &disk,
-        ("4G", 768),
-        &[("meta-data", "instance-id: srv-1\nlocal-hostname: full\n"), ("user-data", user_data)],
-    );
-    guest.log_in("full");
-    guest.send("cloud-init status --wait; echo; test -x /usr/sbin/qemu-ga && echo agent is there\n");
-    guest.wait_for("status: done");
-    guest.wait_for("\nagent is there");
-    guest.send("df -m / | awk 'END { exit $2 < 3000 }' && echo it has grown\n");
-    guest.wait_for("\nit has grown");
-    guest.power_off();
 }

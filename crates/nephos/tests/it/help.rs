@@ -1,6 +1,6 @@
 //! What the tests of this crate have in common: images, servers, and what must be left of them.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use futures_util::StreamExt;
 use nephos_cli::client::{Client, Upload};
@@ -10,7 +10,7 @@ use nephos_ops::{
     image::{CreateImage, UploadImage},
     workflow::{ShowWorkflow, Workflow, WorkflowState},
 };
-use nephos_testkit::until;
+use nephos_testkit::{LIMIT, until_within};
 use nephos_types::{ErrorKind, WorkflowId};
 use serde_json::{Value, json};
 
@@ -68,7 +68,11 @@ pub(crate) async fn console_log(client: &Client, server: &str) -> Option<String>
 
 /// Waits until a workflow has ended, and returns it.
 pub(crate) async fn ended(client: &Client, workflow: WorkflowId) -> Workflow {
-    until("the workflow to end", || async move {
+    ended_within(LIMIT, client, workflow).await
+}
+
+async fn ended_within(limit: Duration, client: &Client, workflow: WorkflowId) -> Workflow {
+    until_within(limit, "the workflow to end", || async move {
         let run = client.call(ShowWorkflow { workflow }).await.ok()?;
         run.state.is_final().then_some(run)
     })
@@ -77,7 +81,12 @@ pub(crate) async fn ended(client: &Client, workflow: WorkflowId) -> Workflow {
 
 /// Waits until a workflow has ended well.
 pub(crate) async fn succeeded(client: &Client, workflow: WorkflowId) {
-    let run = ended(client, workflow).await;
+    succeeded_within(LIMIT, client, workflow).await;
+}
+
+/// The same for what a large guest takes its time for.
+pub(crate) async fn succeeded_within(limit: Duration, client: &Client, workflow: WorkflowId) {
+    let run = ended_within(limit, client, workflow).await;
     assert_eq!(run.state, WorkflowState::Succeeded, "{run:#?}");
 }
 

@@ -1,7 +1,7 @@
 //! A shell in a real guest, by SSH: unlike a console it has exit codes, and nobody else speaks on it.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Output, Stdio},
 };
 
@@ -46,22 +46,28 @@ impl Key {
     pub(crate) async fn shell(&self, client: &Client, name: &str) -> Shell {
         let server = server(client, name).await.expect("the server is there");
         let port = server.forwards.iter().find(|forward| forward.port == 22).expect("port 22 is forwarded").node_port;
-        Shell { key: self.file(), port }
+        Shell { key: self.file(), port, user: "root" }
     }
 }
 
-/// Root's shell in a guest.
+/// A user's shell in a guest: root's, unless another is named.
 pub(crate) struct Shell {
     key: PathBuf,
     port: u16,
+    user: &'static str,
 }
 
 impl Shell {
+    /// Another user's.
+    pub(crate) fn of(self, user: &'static str) -> Self {
+        Self { user, ..self }
+    }
+
     /// Runs a script as soon as the guest can be spoken with, and returns what it printed. It may run more than once: if
     /// the connection breaks, it is run again.
     pub(crate) async fn run(&self, script: &str) -> String {
         let output = until(&format!("an answer to `{script}`"), || async {
-            let output = ssh(&self.key, self.port, script).await;
+            let output = self.ssh(script).await;
             (output.status.code() != Some(NO_CONNECTION)).then_some(output)
         })
         .await;
@@ -80,26 +86,26 @@ impl Shell {
     pub(crate) async fn boot(&self) -> String {
         self.run("cat /proc/sys/kernel/random/boot_id").await
     }
-}
 
-async fn ssh(key: &Path, port: u16, script: &str) -> Output {
-    let options = [
-        "BatchMode=yes",
-        "StrictHostKeyChecking=no",
-        "UserKnownHostsFile=/dev/null",
-        "IdentitiesOnly=yes",
-        "LogLevel=ERROR",
-        "ConnectTimeout=30",
-    ];
-    tokio::process::Command::new("ssh")
-        .args(["-F", "/dev/null", "-p", &port.to_string(), "-i"])
-        .arg(key)
-        .args(options.iter().flat_map(|option| ["-o", option]))
-        .args(["root@127.0.0.1", script])
-        .env_remove("SSH_AUTH_SOCK")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .expect("ssh is installed (package openssh-client)")
+    async fn ssh(&self, script: &str) -> Output {
+        let options = [
+            "BatchMode=yes",
+            "StrictHostKeyChecking=no",
+            "UserKnownHostsFile=/dev/null",
+            "IdentitiesOnly=yes",
+            "LogLevel=ERROR",
+            "ConnectTimeout=30",
+        ];
+        tokio::process::Command::new("ssh")
+            .args(["-F", "/dev/null", "-p", &self.port.to_string(), "-i"])
+            .arg(&self.key)
+            .args(options.iter().flat_map(|option| ["-o", option]))
+            .args([&format!("{}@127.0.0.1", self.user), script])
+            .env_remove("SSH_AUTH_SOCK")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .expect("ssh is installed (package openssh-client)")
+    }
 }

@@ -1,12 +1,14 @@
 //! Operations on disk images.
 
 mod member;
+mod relocate;
 mod transfer;
 
 use std::{borrow::Cow, collections::BTreeMap};
 
 pub use self::{
     member::{AcceptImage, ListImageMembers, Member, MemberStatus, RejectImage, ShareImage, UnshareImage},
+    relocate::{MoveImageContent, MoveImages, MovedImages, StoreKind},
     transfer::{
         CancelUpload, DeactivateImage, FinishUpload, ImportImage, PartialUpload, PrefetchImage, ReactivateImage,
         ShowUpload, StartUpload, UploadPart,
@@ -197,6 +199,13 @@ pub struct Image {
     /// MD5 of the file, in hexadecimal. For clients that want it; it protects against nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub md5: Option<String>,
+    /// For an image of a server's disk: whether the server held its file systems still while the disk was copied. If not,
+    /// what starts from it finds them as after a power failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<bool>,
+    /// The store that its content is in; shown to administrators.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreKind>,
     /// Who sees it besides its own project.
     pub visibility: Visibility,
     /// Projects that see it if its visibility is `shared`; shown to its own project only.

@@ -81,21 +81,32 @@ fn no_cloud(server: &Server, recipient: Recipient<'_>) -> Vec<ConfigFile> {
     drive
 }
 
-/// What the operator wants, and the server's files, which NoCloud has no other place for: vendor data, so that what
-/// people write into user data stands beside them.
+/// Writes the server's files at its first boot, as early as cloud-init writes any. A line for each follows, then [`WRITTEN`].
+const WRITE_FILES: &str = r#"#cloud-boothook
+#!/bin/sh
+# Files that the cloud was given for this server; in base64, path and content of each. They are written once.
+written=/var/lib/cloud/instance/sem/given_files
+[ ! -e $written ] || exit 0
+write_given_file() {
+    path=$(echo "$1" | base64 -d)
+    mkdir -p "${path%/*}/"
+    echo "$2" | base64 -d > "$path"
+}
+"#;
+const WRITTEN: &str = "touch $written\n";
+
+/// What the operator wants, and the server's files, which NoCloud has no other place for: vendor data. As a script, because of
+/// a list `write_files` in vendor data nothing is left where user data has one, too.
 fn vendor_data(server: &Server, of_the_operator: Option<&str>) -> Option<String> {
     if server.files.is_empty() {
         return of_the_operator.map(str::to_owned);
     }
-    let write = |(path, content): &(String, String)| json!({ "content": STANDARD.encode(content), "encoding": "b64", "path": path });
-    let mut config = json!({ "write_files": server.files.iter().map(write).collect::<Vec<_>>() });
-    let Some(of_the_operator) = of_the_operator else { return Some(format!("#cloud-config\n{config}\n")) };
-    // Otherwise the later list of two would take the place of the other.
-    config["merge_how"] = json!([
-        { "name": "list", "settings": ["append"] },
-        { "name": "dict", "settings": ["no_replace", "recurse_list"] },
-    ]);
-    let parts = json!([{ "content": of_the_operator }, { "content": format!("#cloud-config\n{config}\n") }]);
+    let line = |(path, content): &(String, String)| {
+        format!("write_given_file {} {}\n", STANDARD.encode(path), STANDARD.encode(content))
+    };
+    let script = format!("{WRITE_FILES}{}{WRITTEN}", server.files.iter().map(line).collect::<String>());
+    let Some(of_the_operator) = of_the_operator else { return Some(script) };
+    let parts = json!([{ "content": of_the_operator }, { "content": script }]);
     Some(format!("#cloud-config-archive\n{parts}\n"))
 }
 
@@ -206,15 +217,13 @@ mod tests {
         // The operator's, as it is; and the server's files beside it.
         assert_eq!(drive(&server, Some("#!/bin/sh\n"))["vendor-data"], "#!/bin/sh\n");
         server.files.push(("/etc/motd".to_owned(), "hello\n".to_owned()));
-        let written = json!({ "path": "/etc/motd", "encoding": "b64", "content": "aGVsbG8K" });
         let vendor = drive(&server, None)["vendor-data"].clone();
-        assert_eq!(json(vendor.strip_prefix("#cloud-config\n").unwrap()), json!({ "write_files": [written] }));
+        assert!(vendor.starts_with("#cloud-boothook\n#!/bin/sh\n"), "{vendor}");
+        assert!(vendor.contains("\nwrite_given_file L2V0Yy9tb3Rk aGVsbG8K\n"), "{vendor}");
         let both = drive(&server, Some("#!/bin/sh\n"))["vendor-data"].clone();
         let parts = json(both.strip_prefix("#cloud-config-archive\n").unwrap());
         assert_eq!(parts[0], json!({ "content": "#!/bin/sh\n" }));
-        let config = parts[1]["content"].as_str().unwrap().strip_prefix("#cloud-config\n").unwrap();
-        assert_eq!(json(config)["write_files"], json!([written]));
-        assert!(json(config)["merge_how"].is_array(), "a list of the operator's stays");
+        assert_eq!(parts[1], json!({ "content": vendor }));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use nephos_ops::{
 use nephos_store::Record;
 use nephos_types::{Error, ErrorKind, Reference, Result, Secret, Text, Timestamp};
 use ring::{digest, rand::SecureRandom};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::io::ReaderStream;
 
 use super::{
@@ -38,6 +39,10 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(60);
 /// How much of a program's output is given when nobody says otherwise.
 const OUTPUT: usize = 1 << 20;
+/// What the outputs of programs that callers wait for may take in one process, in units of so many bytes: 512 of the usual size,
+/// 16 of the largest.
+const ROOM: usize = 1024;
+const UNIT: usize = 512 << 10;
 /// How much of a file is under way at once.
 const PIECE: usize = 1 << 20;
 /// How long an answer may take that needs no program of somebody else's to end. A driver gives up earlier.
@@ -94,6 +99,27 @@ async fn touch(
             Ok((transaction.save(edit), record))
         })
         .await
+}
+
+/// Bounds what the answers that one process waits for may take of its memory.
+pub(crate) struct Questions(Arc<Semaphore>);
+
+impl Default for Questions {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(ROOM)))
+    }
+}
+
+impl Questions {
+    /// Room for the two outputs of a program, of so many bytes each, until it is dropped.
+    fn room(&self, most: usize) -> Result<OwnedSemaphorePermit> {
+        let wanted = u32::try_from((2 * most).div_ceil(UNIT).max(1)).unwrap_or(u32::MAX);
+        Arc::clone(&self.0).try_acquire_many_owned(wanted).map_err(|_| {
+            Error::new(ErrorKind::Unavailable, "too_many_questions", "Too many programs run for callers at once")
+                .detail("the outputs that others wait for, and this one, would take too much memory")
+                .next("try again, or have less of the output shown: --max-output-bytes", None)
+        })
+    }
 }
 
 /// A conversation with the inside of a server.
@@ -159,24 +185,21 @@ async fn execute(compute: Arc<Compute>, session: Session, input: ExecuteCommand)
         environment: input.environment.0,
         input: fed,
         limit_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
+        max_output: most as u64,
     };
     question.check()?;
+    let _room = compute.questions.room(most)?;
     let record = touch(&compute, &session, &input.server, "run a program in", "exec", &program).await?;
     let answer = Conversation::begin(&compute, &record).await?.ask(&question, limit + ANSWER).await;
-    let show = |mut bytes: Vec<u8>| {
-        let more = bytes.len() > most;
-        bytes.truncate(most);
-        let text = match input.encoding {
-            Encoding::Text => String::from_utf8_lossy(&bytes).into_owned(),
-            Encoding::Base64 => STANDARD.encode(&bytes),
-        };
-        (text, more)
+    let show = |bytes: Vec<u8>| match input.encoding {
+        Encoding::Text => String::from_utf8_lossy(&bytes).into_owned(),
+        Encoding::Base64 => STANDARD.encode(&bytes),
     };
     let encoding = input.encoding;
-    match answer {
+    // The node has cut it, unless its agent is of an earlier version.
+    match answer.map(|answer| answer.cut(most as u64)) {
         Ok(Answer::Ended { code, signal, output, errors, truncated }) => {
-            let ((stdout, more_output), (stderr, more_errors)) = (show(output), show(errors));
-            let truncated = truncated || more_output || more_errors;
+            let (stdout, stderr) = (show(output), show(errors));
             let timed_out = false;
             Ok(CommandResult { exit_code: code, signal, timed_out, stdout, stderr, encoding, truncated })
         }
@@ -384,6 +407,21 @@ async fn screenshot(compute: Arc<Compute>, session: Session, input: TakeScreensh
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_more_output_is_waited_for_than_there_is_room_for() {
+        let questions = Questions::default();
+        let largest = 16 << 20;
+        let mut held: Vec<_> = (0..ROOM * UNIT / (2 * largest)).map(|_| questions.room(largest).unwrap()).collect();
+        for most in [0, largest] {
+            let refused = questions.room(most).unwrap_err();
+            assert_eq!((refused.kind, refused.code.as_ref()), (ErrorKind::Unavailable, "too_many_questions"));
+            assert!(refused.retryable());
+        }
+        held.pop();
+        let small: Vec<_> = (0..64).map(|_| questions.room(0).unwrap()).collect();
+        assert!(questions.room(0).is_err(), "{} small ones take the room of one large one", small.len());
+    }
 
     #[test]
     fn generated_passwords_differ_and_can_be_typed() {

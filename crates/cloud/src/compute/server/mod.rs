@@ -11,6 +11,7 @@ mod reports;
 mod usage;
 pub mod workflows;
 
+pub(crate) use inside::Questions;
 pub use record::{BY_GROUP, BY_NODE, Server};
 
 pub(super) use deadlines::keep_deadlines;

@@ -61,7 +61,7 @@ impl Bench {
         let mut handlers = Handlers::new();
         let mut settings = Settings::new(data.path().join("image-keys"));
         adjust(&mut settings);
-        let files = Arc::new(Folder::open(data.path().join("images")).unwrap());
+        let files = Stores::open(&data.path().join("images"), true, &settings).unwrap();
         let images = Images::register_with(&mut handlers, &store, &engine, files, true, settings).await.unwrap();
         let cloud = Cloud::new(Arc::new(CloudCore::new(store.clone(), Arc::new(Nobody), Policy::default(), handlers)));
         engine.recover().await.unwrap();

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::*;
 use crate::{
     core::Handlers,
-    image::{Folder, Settings, kinds},
+    image::{Settings, kinds, stores::Stores},
     journal::{Engine, StoreJournal, WorkflowRun},
 };
 
@@ -62,8 +62,8 @@ impl Scenario for Arrived {
             let backend = Sqlite::open(folder.path().join("db")).await.unwrap();
             let store = Store::open(backend, kinds(Kinds::new().with::<WorkflowRun>())).await.unwrap();
             let engine = Engine::new(StoreJournal::new(store.clone()), Config::default());
-            let files = Arc::new(Folder::open(folder.path().join("images")).unwrap());
             let settings = Settings::new(folder.path().join("keys"));
+            let files = Stores::open(&folder.path().join("images"), true, &settings).unwrap();
             let mut handlers = Handlers::new();
             let images = Images::register_with(&mut handlers, &store, &engine, files, true, settings).await.unwrap();
             let work = Incoming::Work {
@@ -78,6 +78,7 @@ impl Scenario for Arrived {
                 incoming: Some(work),
                 content: None,
                 original: None,
+                moving: None,
                 deactivated: false,
                 fault: None,
                 visibility: Visibility::Private,

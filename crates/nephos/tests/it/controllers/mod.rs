@@ -5,20 +5,21 @@ mod logins;
 mod plane;
 mod versions;
 
+use nephos_cli::client::Client;
 use nephos_ops::{
-    compute::{ListServers, OpenConsole, ServerState, ShowQuota},
+    compute::{ListServers, MakeConsoleUrl, OpenConsole, OpenConsoleUrl, RevokeConsoles, ServerState, ShowQuota},
     node::{ListNodes, NodeState},
     workflow::{CancelWorkflow, ShowWorkflow, WorkflowState},
 };
-use nephos_testkit::{CloudProcess, Settings, until};
-
-use tokio::io::AsyncWriteExt;
+use nephos_testkit::{CloudProcess, LIMIT, Settings, until};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use self::plane::{Plane, free_port};
 use crate::{
     NEPHOS,
     guest::read_until,
-    help::{blank_image, create_server, delete_server, ended, server, succeeded},
+    help::{blank_image, create_server, delete_server, ended, request, server, succeeded},
 };
 
 /// What is done through one controller is seen, watched and cancelled through the others at once; who dies is replaced.
@@ -45,6 +46,8 @@ async fn three_controllers_are_one_cloud() {
         console.write_all(b"\r").await.unwrap();
         read_until(&mut console, "login:").await;
     }
+
+    console_urls(&plane, &clients).await;
 
     // A workflow that waits, because no node answers, is cancelled through another controller.
     for node in 0..3 {
@@ -85,6 +88,31 @@ async fn three_controllers_are_one_cloud() {
     assert_eq!(back.call(ShowWorkflow { workflow: orphan.workflow }).await.unwrap().state, WorkflowState::Succeeded);
     for controller in &mut plane.controllers {
         assert!(controller.stop().await.success());
+    }
+}
+
+/// A console's URL that one controller made opens through another, without a login, and is revoked through a third.
+async fn console_urls(plane: &Plane, clients: &[Client; 3]) {
+    let open = async |controller: usize, path: &str| {
+        let token = path.strip_prefix("/v1/consoles/").unwrap().parse().unwrap();
+        plane.controllers[controller].anonymous().tunnel(OpenConsoleUrl { token }).await.map(|tunnel| tunnel.0)
+    };
+    let mut last = None;
+    for (maker, client) in clients.iter().enumerate() {
+        let make: MakeConsoleUrl = request(json!({ "server": "b", "kind": "serial" }));
+        let path = client.call(make).await.unwrap().path;
+        let mut console = open((maker + 1) % 3, &path).await.unwrap();
+        console.write_all(b"\r").await.unwrap();
+        read_until(&mut console, "login:").await;
+        last = Some((console, path));
+    }
+    // The last one was made by the third controller and is open at the first.
+    let (mut console, path) = last.unwrap();
+    clients[1].call(RevokeConsoles { server: "b".parse().unwrap() }).await.unwrap();
+    let ended = async { while !matches!(console.read(&mut [0; 4096]).await, Ok(0) | Err(_)) {} };
+    tokio::time::timeout(LIMIT, ended).await.expect("a revoked console ends wherever it is open");
+    for controller in 0..3 {
+        assert_eq!(open(controller, &path).await.err().unwrap().code, "console_url_invalid");
     }
 }
 

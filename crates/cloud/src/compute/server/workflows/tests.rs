@@ -42,7 +42,7 @@ use crate::{
         },
     },
     control,
-    image::{self, Folder, Image, Images, NodeImages, SnapshotDraft},
+    image::{self, Image, Images, NodeImages, SnapshotDraft, stores::Stores},
     journal::{Effects, Engine, StoreJournal},
     node::{self, ImageBytes, Nodes, Workload},
     placement::{Amounts, Needs, Together},
@@ -183,9 +183,9 @@ impl World {
         let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let store = Store::open(Sqlite::open(folder.path().join("db")).await.unwrap(), control::kinds()).await.unwrap();
         let mut handlers = Handlers::new();
-        let files = Arc::new(Folder::open(folder.path().join("images")).unwrap());
         let engine = Engine::new(StoreJournal::new(store.clone()), Config::default());
         let settings = image::Settings::new(folder.path().join("image-keys"));
+        let files = Stores::open(&folder.path().join("images"), true, &settings).unwrap();
         let images = Images::register_with(&mut handlers, &store, &engine, files, true, settings).await.unwrap();
         let nodes = Nodes::new(store.clone(), Authority::ephemeral().unwrap(), node::Settings::default());
         let compute = Compute::register(&mut handlers, &store, &engine, &nodes, &images, Settings::default()).unwrap();
