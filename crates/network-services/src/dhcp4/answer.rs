@@ -61,7 +61,7 @@ pub fn answer(view: &NetworkView, lease_time: Duration, bytes: &[u8]) -> Option<
     if bytes.len() > LONGEST || bytes.get(2) != Some(&6) || bytes.get(HEAD..HEAD + 4) != Some(&COOKIE) {
         return None;
     }
-    let request = Message::decode(&mut Decoder::new(bytes)).ok()?;
+    let request = Message::decode(&mut Decoder::new(&sift(bytes)?)).ok()?;
     // Relays (RFC 3046) are not between a guest and its node.
     if request.opcode() != Opcode::BootRequest || request.htype() != HType::Eth || !request.giaddr().is_unspecified() {
         return None;
@@ -109,6 +109,29 @@ pub fn answer(view: &NetworkView, lease_time: Duration, bytes: &[u8]) -> Option<
         // Releasing: the address stays the port's.
         _ => None,
     }
+}
+
+/// Only the options that are looked at, of the length that they have to have: the library trusts the lengths of some others.
+fn sift(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (head, mut options) = bytes.split_at_checked(HEAD + COOKIE.len())?;
+    let mut sifted = head.to_vec();
+    loop {
+        options = match options {
+            [0, rest @ ..] => rest,
+            [255, ..] | [] | [_] => break,
+            [code, length, rest @ ..] => {
+                let Some((content, further)) = rest.split_at_checked(usize::from(*length)) else { break };
+                // Wanted address and server, kind of message, the client's name for itself, rapid commit.
+                if matches!((code, length), (50 | 54, 4) | (53, 1) | (61, 1..) | (80, 0)) {
+                    sifted.extend([*code, *length]);
+                    sifted.extend(content);
+                }
+                further
+            }
+        };
+    }
+    sifted.push(255);
+    Some(sifted)
 }
 
 struct Writer<'a> {

@@ -125,6 +125,10 @@ fn the_seeds_are_understood() {
     // A status code without room for one, which the library would read all the same.
     let short = [11, 1, 2, 3, 0, 13, 0, 0, 0x6d];
     assert!(dhcp6::answer(&view(), LEASE, &short, link_local(mac(1))).is_some());
+    // Likewise an option of DHCP: a full name that is shorter than what goes before it.
+    let mut message = discover();
+    message.splice(240..240, [81, 0]);
+    assert!(dhcp4::answer(&view(), LEASE, &message).is_some());
     // The length of the hardware address, which the library would trust.
     let mut message = discover();
     message[2] = 200;
