@@ -185,6 +185,12 @@ fn frame(rules: &mut Ruleset) {
             rule([is(payload("udp", "sport"), 67), is(payload("udp", "dport"), 68), drop()]),
             rule([is(payload("udp", "sport"), 547), is(payload("udp", "dport"), 546), drop()]),
             rule([is(payload("icmpv6", "type"), set(vec![134.into(), 137.into()])), drop()]),
+            // Asking whether an address is free is no claim to it (RFC 4862).
+            rule([
+                is(payload("ip6", "saddr"), "::"),
+                is(payload("icmpv6", "type"), set(vec![131.into(), 135.into(), 143.into()])),
+                accept(),
+            ]),
         ],
     );
 }
@@ -383,16 +389,14 @@ fn to_service(served: bool) -> Option<Value> {
 fn dhcp(identity: &Identity, served: bool) -> Vec<Value> {
     let sender = [is(payload("ether", "saddr"), mac(identity.own)), is(meta("protocol"), "ip")];
     let request = [is(payload("udp", "dport"), 67), client_is(identity.own)];
-    let mut from = vec![range(Ipv4Net::from(Ipv4Addr::UNSPECIFIED).into())];
-    from.extend(identity.v4.iter().map(|net| range((*net).into())));
-    let whole: Vec<Value> = sender
-        .into_iter()
-        .chain([is(payload("ip", "saddr"), any_of(from))])
-        .chain(request)
-        .chain(to_service(served))
-        .chain([accept()])
-        .collect();
-    vec![whole.into()]
+    // A rule each rather than a set: nft reads all sets whenever it changes one.
+    let from = [Ipv4Net::from(Ipv4Addr::UNSPECIFIED)].into_iter().chain(identity.v4.iter().copied());
+    from.map(|net| {
+        let sender = sender.iter().cloned().chain([is(payload("ip", "saddr"), range(net.into()))]);
+        let whole = sender.chain(request.iter().cloned()).chain(to_service(served)).chain([accept()]);
+        whole.collect::<Vec<_>>().into()
+    })
+    .collect()
 }
 
 fn metadata(identity: &Identity, served: bool) -> Vec<Value> {
@@ -422,9 +426,6 @@ fn checked(port: &PortSpec, served: bool) -> Vec<Value> {
     if served {
         list.push(rule([is(payload("ip", "daddr"), METADATA.to_string()), drop()]));
     }
-    // Asking whether an address is free is no claim to it (RFC 6620, RFC 4862).
-    let asked = set(vec![131.into(), 135.into(), 143.into()]);
-    list.push(rule([is(payload("ip6", "saddr"), "::"), is(payload("icmpv6", "type"), asked), accept()]));
     let all6: Vec<Ipv6Net> =
         Ipv6Net::aggregate(&identity.by_mac.values().flat_map(|(_, v6)| v6.iter().copied()).collect());
     let targets = any_of(all6.iter().map(|net| number_range(*net)).collect());
@@ -432,12 +433,14 @@ fn checked(port: &PortSpec, served: bool) -> Vec<Value> {
     for (known, (v4, v6)) in &identity.by_mac {
         let mut senders = v4.clone();
         senders.push(Ipv4Addr::UNSPECIFIED.into());
-        list.push(rule([
-            is(payload("ether", "saddr"), mac(*known)),
-            is(payload("arp", "saddr ether"), mac(*known)),
-            is(payload("arp", "saddr ip"), ranges4(&Ipv4Net::aggregate(&senders))),
-            accept(),
-        ]));
+        list.extend(Ipv4Net::aggregate(&senders).into_iter().map(|sender| {
+            rule([
+                is(payload("ether", "saddr"), mac(*known)),
+                is(payload("arp", "saddr ether"), mac(*known)),
+                is(payload("arp", "saddr ip"), range(sender.into())),
+                accept(),
+            ])
+        }));
         if !v4.is_empty() {
             list.push(rule([
                 is(payload("ether", "saddr"), mac(*known)),
