@@ -1,6 +1,9 @@
 //! What there is room for, and what would become of a node's servers without it. Nothing here claims anything.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use nephos_ops::placement::{
     self as ops, ListCapacity, LoseNode, Loss, NodeCapacity, NodeLoss, Part, Room, ShowCapacity,
@@ -19,7 +22,7 @@ use super::{
 use crate::{
     core::Handlers,
     node::{Aggregate, BY_AGGREGATE, Node},
-    placement::{Amounts, Candidate, Demand, Nodes, Policy, choose},
+    placement::{Amounts, Candidate, Demand, Nodes, Policy, choose, fitting},
     resolve::name_of,
     session::Session,
 };
@@ -43,7 +46,7 @@ fn asked(session: &Session, flavor: Option<&Reference>) -> Result<Option<Demand>
     Ok(Some(Demand { amounts, needs: size.needs(), ..Demand::default() }))
 }
 
-/// A question about a flavor, asked of node after node.
+/// A question about a flavor, asked of one node after the other, with the reason where none fits.
 struct Fits<'a> {
     policy: &'a Policy,
     demand: Option<&'a Demand>,
@@ -103,7 +106,8 @@ fn add_to(part: &mut Part, candidate: &Candidate, fits: Option<u64>) {
 async fn show(compute: Arc<Compute>, session: Session, input: ShowCapacity) -> Result<ops::Capacity> {
     let demand = asked(&session, input.flavor.as_ref())?;
     let (candidates, policy) = compute.nodes_now();
-    let fits = Fits { policy: &policy, demand: demand.as_ref() };
+    let nodes = Nodes::new(candidates);
+    let fitting = demand.as_ref().map(|demand| (demand, fitting(&nodes, &policy, demand)));
     let part = |name: &str| empty(name.to_owned(), demand.is_some());
     let mut all = part("");
     let mut zones: BTreeMap<Name, Part> = BTreeMap::new();
@@ -111,8 +115,11 @@ async fn show(compute: Arc<Compute>, session: Session, input: ShowCapacity) -> R
     for aggregate in compute.store.list::<Aggregate>(&Query::all()).items {
         aggregates.insert(aggregate.meta.id, part(name_of(&aggregate)?.as_str()));
     }
-    for candidate in &candidates {
-        let (fits, _) = fits.on(candidate);
+    for (index, candidate) in nodes.candidates().iter().enumerate() {
+        let fits = fitting.as_ref().map(|(demand, fitting)| {
+            let fits = fitting.get(index).copied().unwrap_or(false);
+            if fits { candidate.free().holds(demand.amounts) } else { 0 }
+        });
         add_to(&mut all, candidate, fits);
         let zone = &candidate.class.zone;
         add_to(zones.entry(zone.clone()).or_insert_with(|| part(zone.as_str())), candidate, fits);
@@ -139,7 +146,7 @@ async fn show(compute: Arc<Compute>, session: Session, input: ShowCapacity) -> R
 async fn list(compute: Arc<Compute>, session: Session, input: ListCapacity) -> Result<Page<NodeCapacity>> {
     let demand = asked(&session, input.flavor.as_ref())?;
     let aggregate = input.aggregate.as_ref().map(|aggregate| session.find::<Aggregate>(aggregate)).transpose()?;
-    let members: Option<Vec<NodeId>> = aggregate.map(|aggregate| {
+    let members: Option<BTreeSet<NodeId>> = aggregate.map(|aggregate| {
         let query = Query::all().index(BY_AGGREGATE, aggregate.meta.id);
         compute.store.list::<Node>(&query).items.iter().map(|node| node.meta.id).collect()
     });

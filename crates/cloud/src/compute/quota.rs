@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt::Display, sync::Arc};
 
 use nephos_ops::compute::{self as ops, Allowance, ShowDomainQuota, ShowQuota, UpdateDomainQuota, UpdateQuota};
 use nephos_store::{Author, Bound, CommitError, Draft, Kind, Query, Record, Store, Transaction};
-use nephos_types::{DomainId, Error, ErrorKind, Id, Number, ProjectId, Reference, Result};
+use nephos_types::{DomainId, Error, ErrorKind, Id, Number, ProjectId, Reference, Result, WorkflowId};
 use serde::{Deserialize, Serialize};
 
 use super::{Compute, keypair};
@@ -147,7 +147,9 @@ pub(crate) async fn count_domains(store: &Store) -> Result<()> {
         if store.owner(DONE).is_some() {
             return Ok(());
         }
-        let mut transaction = Transaction::new(Author::new("cloud").operation("upgrade")).claim(DONE, "done");
+        // Each attempt is an owner of its own: of several processes that begin at once, one counts.
+        let mut transaction =
+            Transaction::new(Author::new("cloud").operation("upgrade")).claim(DONE, WorkflowId::new());
         let mut sums: BTreeMap<String, i64> = BTreeMap::new();
         for project in store.list::<Project>(&Query::all()).items {
             for what in ["servers", "vcpus", "memory_mib"] {
@@ -298,4 +300,48 @@ async fn update_domain(compute: Arc<Compute>, session: Session, input: UpdateDom
         })
         .await?;
     Ok(domain_view(&compute.store, id))
+}
+
+#[cfg(test)]
+mod tests {
+    use nephos_store::{Kinds, Sqlite};
+
+    use super::*;
+
+    /// A project of a domain, with these counters from before quotas of domains.
+    fn project(transaction: Transaction, domain: u64, used: [i64; 3]) -> (Transaction, ProjectId) {
+        let id = ProjectId::new();
+        let body =
+            Project { domain: DomainId::from_bits(domain), parent: None, description: String::new(), enabled: true };
+        let transaction = transaction.create(Draft::new(id, body));
+        let counted = ["servers", "vcpus", "memory_mib"].into_iter().zip(used);
+        (
+            counted.fold(transaction, |transaction, (what, used)| transaction.add(counter(id, what), used, Bound::Any)),
+            id,
+        )
+    }
+
+    #[tokio::test]
+    async fn what_projects_used_before_is_counted_for_their_domains_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let kinds = Kinds::new().with::<Project>().with::<Quota>().with::<DomainQuota>();
+        let store = Store::open(Sqlite::open(folder.path().join("db")).await.unwrap(), kinds).await.unwrap();
+        let transaction = Transaction::new(Author::new("test"));
+        let (transaction, one) = project(transaction, 1, [2, 4, 1024]);
+        let (transaction, _) = project(transaction, 1, [1, 8, 512]);
+        let (transaction, _) = project(transaction, 2, [0, 0, 0]);
+        store.commit(transaction).await.unwrap();
+        let sums = |domain: u64| {
+            ["servers", "vcpus", "memory_mib"].map(|what| store.counter(&counter(DomainId::from_bits(domain), what)))
+        };
+        // Several processes begin at once.
+        let (first, second) = tokio::join!(count_domains(&store), count_domains(&store));
+        first.and(second).unwrap();
+        assert_eq!((sums(1), sums(2)), ([3, 12, 1536], [0, 0, 0]));
+        // From now on both are counted together, and a later start adds nothing.
+        let more = Amounts { vcpus: 3, memory_mib: 100, disk_gib: 7 };
+        store.commit(take(&store, Transaction::new(Author::new("test")), one, more)).await.unwrap();
+        count_domains(&store).await.unwrap();
+        assert_eq!(sums(1), [4, 15, 1636]);
+    }
 }

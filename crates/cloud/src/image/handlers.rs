@@ -255,11 +255,15 @@ pub(super) fn deletion(transaction: Transaction, record: &Record<Image>) -> Tran
 
 async fn delete(images: Arc<Images>, session: Session, input: DeleteImage) -> Result<()> {
     let refused = |error| match error {
-        CommitError::Exceeded { ref counter, value, .. } if counter.starts_with("image/") => {
-            Error::conflict("image_in_use", "Servers are still being made from the image")
-                .detail(format!("{value} of them may still have to fetch it"))
-                .next("wait until they run, or delete them", Some("nephos server list".to_owned()))
-        }
+        CommitError::Exceeded { ref counter, value, .. } if counter.starts_with("image/") => Error::conflict(
+            "image_in_use",
+            "Servers need the image",
+        )
+        .detail(format!(
+            "{value} of them: they are still being made from it, boot with it as their kernel or RAM disk, or are \
+                     shelved as it"
+        ))
+        .next("wait until they run, or delete those that need it", Some("nephos server list".to_owned())),
         other => refusal(other),
     };
     let decide = |transaction: Transaction| {

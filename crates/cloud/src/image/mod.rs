@@ -145,7 +145,8 @@ fn uploads_counter(project: ProjectId) -> String {
     format!("quota/{project}/image_uploads")
 }
 
-/// The counter of those that still have to fetch an image's bytes; while it is above zero, the image stays.
+/// The counter of those that still have to fetch an image's bytes, or may have to; while it is above zero, the image
+/// stays.
 fn wanted_counter(image: ImageId) -> String {
     format!("image/{image}/wanted")
 }
@@ -160,6 +161,18 @@ pub(crate) fn hold(transaction: Transaction, image: ImageId) -> Transaction {
 #[must_use]
 pub(crate) fn let_go(transaction: Transaction, image: ImageId) -> Transaction {
     transaction.add(wanted_counter(image), -1, Bound::Any)
+}
+
+/// Keeps several images from being deleted.
+#[must_use]
+pub(crate) fn hold_all(transaction: Transaction, images: &[ImageId]) -> Transaction {
+    images.iter().fold(transaction, |transaction, image| hold(transaction, *image))
+}
+
+/// Ends one [`hold`] of each of them.
+#[must_use]
+pub(crate) fn let_go_all(transaction: Transaction, images: &[ImageId]) -> Transaction {
+    images.iter().fold(transaction, |transaction, image| let_go(transaction, *image))
 }
 
 /// The family's state.

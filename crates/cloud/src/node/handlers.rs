@@ -136,8 +136,11 @@ async fn delete(nodes: Arc<Nodes>, session: Session, input: ops::DeleteNode) -> 
             Err(CommitError::Conflict { .. }) => {}
             Err(CommitError::Exceeded { value, .. }) => {
                 return Err(Error::conflict("node_in_use", "Servers are on the node")
-                    .detail(format!("{value} of them"))
-                    .next("delete them first", Some(format!("nephos server list --node {name}")))
+                    .detail(format!("{value} of them, with those that go back there if their resize is reverted"))
+                    .next(
+                        "delete them first, or have their resizes decided",
+                        Some(format!("nephos server list --node {name}")),
+                    )
                     .next(
                         "if the machine is lost, remove it by force",
                         Some(format!("nephos node delete {name} --force")),

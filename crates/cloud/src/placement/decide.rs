@@ -121,6 +121,14 @@ impl<'a> Question<'a> {
     }
 }
 
+/// Whether each node can take a demand, in the order of [`Nodes::candidates`]; without the reasons that [`choose`] gives.
+#[must_use]
+pub fn fitting(nodes: &Nodes, policy: &Policy, demand: &Demand) -> Vec<bool> {
+    let question = Question::new(nodes, policy, demand);
+    let all = nodes.candidates.iter().zip(&nodes.numbers);
+    all.map(|(candidate, class)| question.refusal(*class, candidate).is_none()).collect()
+}
+
 /// The best node for a demand, or why none can take it.
 ///
 /// # Errors

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 pub use amounts::Amounts;
 pub use class::{Abilities, Class};
-pub use decide::{Decision, Nodes, choose};
+pub use decide::{Decision, Nodes, choose, fitting};
 pub use picture::{Candidates, Look, Place};
 pub use policy::Policy;
 pub(crate) use policy::first_of;

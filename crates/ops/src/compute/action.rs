@@ -114,7 +114,9 @@ action! {
         summary: "Give a server another size, to be confirmed or reverted",
         description: "A running server is shut down and started again, unless only its disk grows and its node can do that \
             meanwhile. Room for both sizes is kept until the resize is confirmed or reverted; it confirms itself after the \
-            time that the operator has set. A disk can grow, and not shrink.",
+            time that the operator has set. A disk can grow, and not shrink. If the server's node has no room for the new \
+            size, or is not what the flavor asks for, the server goes to another node with its disk, and room is kept on \
+            both.",
         examples: &[Example { title: "More of everything", command: "nephos server resize web-1 --flavor medium" }],
     }
 }
@@ -135,7 +137,9 @@ action! {
         name: "server.revert-resize",
         path: "/v1/servers/{server}/revert-resize",
         summary: "Give a resized server its old size back",
-        description: "A disk that has grown stays as large as it is.",
+        description: "A disk that has grown stays as large as it is. A server that the resize has brought to another node \
+            goes back with its disk as it is now. If its old node is down, out of service, or has no room for what the disk \
+            has grown, it gets its old size where it is.",
         examples: &[Example { title: "By name", command: "nephos server revert-resize web-1" }],
     }
 }

@@ -89,6 +89,9 @@ pub struct PendingResize {
     pub old_flavor: FlavorId,
     /// That flavor's name.
     pub old_flavor_name: Name,
+    /// The node on which it was before, if it is on another one now; room is kept for it there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_node: Option<NodeId>,
     /// When it confirms itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirms_at: Option<Timestamp>,

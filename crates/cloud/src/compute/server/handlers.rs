@@ -13,7 +13,7 @@ use nephos_ops::{
     },
 };
 use nephos_store::{CommitError, Draft, Query, Record, Transaction};
-use nephos_types::{Error, Id, ImageId, Page, PageRequest, Reference, Result, ServerId, Timestamp, WorkflowId};
+use nephos_types::{Error, Id, Page, PageRequest, Reference, Result, ServerId, Timestamp, WorkflowId};
 use tokio_util::io::ReaderStream;
 
 use super::{
@@ -21,7 +21,7 @@ use super::{
     actions::Wish,
     config_drive::DriveFormat,
     inside,
-    record::{Life, Placing, Task, view},
+    record::{Life, Placing, Task, boot_images, view},
     usage,
     workflows::{Action, CREATE, DELETE, DeleteInput, PowerInput, TRASH, Trash, demand, look},
 };
@@ -157,11 +157,12 @@ fn decide_creation(
         driver: String::new(),
         incarnation: 0,
         firmware: image.firmware,
+        kept: boot_images(&image.boot),
         boot: image.boot,
         rescue: None,
         snapshots: vec![],
         resize: None,
-        held: held(&image.records),
+        held: vec![],
         shelved: false,
         own_image: None,
         trashed: None,
@@ -194,17 +195,12 @@ fn decide_creation(
     if let Some(group) = &group {
         transaction = group::join(transaction, group);
     }
-    transaction = body.held.iter().fold(image::hold(transaction, body.image.id), |tx, id| image::hold(tx, *id));
+    transaction = image::hold_all(image::hold(transaction, body.image.id), &body.kept);
     transaction = transaction
         .create(Draft::new(id, body).project(project).name(input.name.clone()).labels(input.labels.clone()))
         .claim(name_claim::<Server>(&project.to_string(), &input.name), id);
     transaction = journal::start(quota::take(&compute.store, transaction, project, amounts), run);
     Ok((session.remember::<Server>(transaction, id, Some(workflow)), ()))
-}
-
-/// The images besides its own that a server's node has to fetch.
-pub(super) fn held(records: &[Arc<Record<Image>>]) -> Vec<ImageId> {
-    records.iter().skip(1).map(|record| record.meta.id).collect()
 }
 
 /// A group of the caller's project: servers of other projects must not depend on where these are.

@@ -8,6 +8,8 @@ mod handlers;
 mod inside;
 pub mod record;
 mod reports;
+#[cfg(test)]
+mod rules;
 mod usage;
 pub mod workflows;
 

@@ -132,6 +132,10 @@ pub struct Server {
     /// Images that must stay while its node may still have to fetch them.
     #[serde(default)]
     pub held: Vec<ImageId>,
+    /// Images that must stay as long as it is there, because it can be made anew from them at any time: its kernel and RAM
+    /// disk, and its disk while it is shelved.
+    #[serde(default)]
+    pub kept: Vec<ImageId>,
     /// It is put away: on no node, its disk being its image.
     #[serde(default)]
     pub shelved: bool,
@@ -375,8 +379,11 @@ impl Server {
     /// When something happens to it by itself, if nothing else is being done to it then.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
-        let trashed = self.trashed.as_ref().map(|trashed| trashed.until);
-        trashed.or_else(|| self.resize.as_ref()?.waits?.at)
+        match &self.trashed {
+            // Protected since it is in the trash, it stays there.
+            Some(trashed) => Some(trashed.until).filter(|_| !self.protected),
+            None => self.resize.as_ref()?.waits?.at,
+        }
     }
 
     /// Its network interfaces.
@@ -515,6 +522,17 @@ impl Server {
     }
 }
 
+/// The images that a server with this boot source needs besides its own.
+#[must_use]
+pub fn boot_images(boot: &BootSource) -> Vec<ImageId> {
+    match boot {
+        BootSource::Kernel { kernel, initrd, .. } => {
+            [Some(kernel), initrd.as_ref()].into_iter().flatten().map(|image| image.id).collect()
+        }
+        _ => vec![],
+    }
+}
+
 /// What people see of a server. `node` is its node's name and whether it is heard of.
 pub fn view(record: &Record<Server>, node: Option<(Name, bool)>) -> Result<view::Server> {
     let body = &record.body;
@@ -560,6 +578,7 @@ pub fn view(record: &Record<Server>, node: Option<(Name, bool)>) -> Result<view:
             Some(view::PendingResize {
                 old_flavor: resize.other.flavor,
                 old_flavor_name: resize.other.flavor_name.clone(),
+                old_node: body.placing.elsewhere.as_ref().map(|place| place.node),
                 confirms_at: waits.at,
             })
         }),

@@ -12,11 +12,14 @@ use std::{
 use futures_util::StreamExt;
 use nephos_cli::client::Client;
 use nephos_ops::{
+    Operation,
     compute::{ListServers, ServerState, ShowServer, UpdateServer},
     node::{ListNodes, NodeState},
+    placement::{ListCapacity, LoseNode, ShowCapacity},
     system::WatchEvents,
 };
 use nephos_testkit::CloudProcess;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::{
     task::JoinSet,
@@ -55,6 +58,11 @@ pub(crate) async fn run() -> Outcome {
     let mut creations = create_some(&demo).await?;
     let mut pages = read_pages(&cloud).await?;
     let mut delays = watch(&demo).await?;
+    let reports = [
+        report(&admin, input::<ShowCapacity>(json!({ "flavor": "tiny" }))?).await?,
+        report(&admin, input::<ListCapacity>(json!({ "flavor": "tiny", "limit": 1000 }))?).await?,
+        report(&admin, lose_a_node(&admin).await?).await?,
+    ];
 
     let begin = Instant::now();
     cloud.stop().await;
@@ -76,6 +84,9 @@ pub(crate) async fn run() -> Outcome {
         Figure::time("  p99", percentile(&mut pages, 0.99)),
         Figure::time("from a change to the watcher's knowing, p50", percentile(&mut delays, 0.5)),
         Figure::time("  p99", percentile(&mut delays, 0.99)),
+        Figure::time("capacity.show for a flavor, p50", reports[0]).under(50.0),
+        Figure::time("capacity.list, 1,000 nodes a page, p50", reports[1]).under(50.0),
+        Figure::time("node.what-if-lost, p50", reports[2]).under(50.0),
         Figure::time("SIGTERM to the end of the process", stopped),
         Figure::time("`nephos up` with all that to /readyz", started),
     ])
@@ -147,6 +158,27 @@ async fn create_some(demo: &Client) -> Outcome<Vec<Duration>> {
         times.push(begin.elapsed());
     }
     Ok(times)
+}
+
+/// How long a report takes, p50.
+async fn report<O>(admin: &Client, question: O) -> Outcome<Duration>
+where
+    O: Operation + Clone,
+    O::Output: DeserializeOwned,
+{
+    let mut times = vec![];
+    for _ in 0..SAMPLES {
+        let begin = Instant::now();
+        admin.call(question.clone()).await?;
+        times.push(begin.elapsed());
+    }
+    Ok(percentile(&mut times, 0.5))
+}
+
+/// The question what would become of some node's servers.
+async fn lose_a_node(admin: &Client) -> Outcome<LoseNode> {
+    let node = admin.call(input::<ListNodes>(json!({ "limit": 1 }))?).await?.items.pop().ok_or("there is no node")?;
+    input::<LoseNode>(json!({ "node": node.id }))
 }
 
 async fn read_pages(cloud: &CloudProcess) -> Outcome<Vec<Duration>> {

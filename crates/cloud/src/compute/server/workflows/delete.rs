@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Answer, LOOK_AGAIN, absent, effects, let_go_of_images, release_node};
 use crate::{
     compute::{Compute, Held, group, quota, server::Server},
+    image,
     journal::{Effects, WorkflowRun},
     resolve::{name_claim, name_of},
 };
@@ -79,7 +80,7 @@ fn release(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
     let id = record.meta.id;
     let transaction = release_node(compute, effects(NAME, context).delete(&record), id, &record.body);
     let mut transaction = group::leave(transaction, record.body.placing.group);
-    transaction = let_go_of_images(transaction, &record.body);
+    transaction = image::let_go_all(let_go_of_images(transaction, &record.body), &record.body.kept);
     if let Some(image) = record.body.own_image {
         transaction = compute.images.discard(transaction, image);
     }

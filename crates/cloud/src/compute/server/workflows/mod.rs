@@ -31,7 +31,7 @@ mod tests;
 #[cfg(test)]
 pub(crate) use tests::World;
 #[cfg(test)]
-pub(super) use tests::a_server;
+pub(super) use tests::{a_server, stands};
 
 pub(super) use act::{Before, Input as ActInput};
 pub(super) use create::NAME as CREATE;

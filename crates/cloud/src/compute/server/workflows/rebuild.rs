@@ -13,8 +13,9 @@ use super::{
 use crate::{
     compute::{
         Held,
-        server::{Server, config_drive::DriveFormat},
+        server::{Server, config_drive::DriveFormat, record::boot_images},
     },
+    image,
     journal::Effects,
     placement::Needs,
 };
@@ -55,6 +56,9 @@ pub(super) fn definition(held: &Held) -> Definition<Effects> {
     plan.step("start server", |step| step.start(step.before().ran));
     plan.step("finish", |step| {
         step.finish(|mut transaction, _, server| {
+            // What the old disk was booted with is of no use any more; what the new one is stays held.
+            let old = std::mem::replace(&mut server.kept, boot_images(&server.boot));
+            transaction = image::let_go_all(image::hold_all(transaction, &server.kept), &old);
             if let Some(image) = step.change().discard.filter(|image| server.own_image == Some(*image)) {
                 transaction = step.compute.images.discard(transaction, image);
                 server.own_image = None;

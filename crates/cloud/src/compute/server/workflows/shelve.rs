@@ -10,7 +10,7 @@ use super::{
     create, release_node,
     snapshot::{copied, discard},
 };
-use crate::{compute::Held, journal::Effects};
+use crate::{compute::Held, image as images, journal::Effects};
 
 /// The definitions' names.
 pub(crate) const SHELVE: &str = "server.shelve";
@@ -53,6 +53,8 @@ fn put_away(step: &Step<Shelve>) -> Answer<()> {
         server.snapshots.clear();
         server.shelved = true;
         server.image = source;
+        server.kept.push(image);
+        transaction = images::hold(transaction, image);
         server.incarnation += 1;
         server.rescue = None;
         // What the disk was made from before is of no use any more if it was made for this server.
@@ -75,7 +77,11 @@ pub(super) fn unshelve(held: &Held) -> Definition<Effects> {
     plan.final_step("finish", |step| {
         step.finish(|transaction, _, server| {
             server.shelved = false;
-            Ok(transaction)
+            // Its node has it now.
+            let disk = server.image.id;
+            let held = server.kept.contains(&disk);
+            server.kept.retain(|image| *image != disk);
+            Ok(if held { images::let_go(transaction, disk) } else { transaction })
         })
     });
     plan.build()

@@ -9,15 +9,17 @@ mod resizing;
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use nephos_auth::Authority;
+use nephos_auth::{Authority, Policy};
 use nephos_driver::{Accelerator, Capabilities, DiskFormat, Feature, Firmware, Observation, Power};
 use nephos_node_api::{
     BootSource, Content as Bulk, ControlPlane, Hardware, Hello, ImageSource, Inventory, PROTOCOL_VERSION, PortRange,
     ServerReport, ServerState, SnapshotHeader, SnapshotReport, SnapshotState, WantedPower,
 };
-use nephos_ops::placement::GroupPolicy;
+use nephos_ops::{Caller, Cloud, Context, Credentials, Identity, Scope, placement::GroupPolicy};
 use nephos_store::{Author, Bound, Query, Sqlite, Store, Transaction};
-use nephos_types::{Bytes, FlavorId, ImageId, Labels, NodeId, ProjectId, ServerId, Timestamp, WorkflowId};
+use nephos_types::{
+    Bytes, DomainId, FlavorId, Id, ImageId, Labels, NodeId, ProjectId, ServerId, Timestamp, UserId, WorkflowId,
+};
 use nephos_workflow::{
     Config, Definition,
     faults::{self, End, Scenario},
@@ -30,7 +32,7 @@ use super::{
     rebuild, rescue, resize, shelve, snapshot, trash,
 };
 use crate::{
-    Handlers,
+    CloudCore, Handlers, Identify,
     compute::{
         Compute, Held, Settings,
         group::{self, ServerGroup},
@@ -48,6 +50,14 @@ use crate::{
     placement::{Amounts, Needs, Together},
 };
 
+struct Nobody;
+
+impl Identify for Nobody {
+    fn identify<'a>(&'a self, _: &'a Credentials) -> BoxFuture<'a, nephos_types::Result<Arc<Identity>>> {
+        Box::pin(async { Err(nephos_types::Error::bug("not asked here")) })
+    }
+}
+
 /// A control plane with one node and one server.
 pub(crate) struct World {
     _folder: TempDir,
@@ -60,7 +70,9 @@ pub(crate) struct World {
     /// Another one, for what moves.
     other: NodeId,
     project: ProjectId,
-    server: ServerId,
+    pub(crate) server: ServerId,
+    /// What its handlers are called through.
+    cloud: Cloud,
     before: Before,
     /// The server as it was made.
     first: Server,
@@ -153,6 +165,7 @@ fn running(node: NodeId) -> Server {
         snapshots: vec![],
         resize: None,
         held: vec![],
+        kept: vec![],
         shelved: false,
         own_image: None,
         trashed: None,
@@ -203,6 +216,7 @@ impl World {
             nodes.hello(node, "here".to_owned(), hello).await.unwrap();
         }
 
+        let core = CloudCore::new(store.clone(), Arc::new(Nobody), Policy::default(), handlers);
         let (project, server) = (ProjectId::new(), ServerId::new());
         let mut body = running(node);
         setup(&mut body);
@@ -211,6 +225,7 @@ impl World {
         }
         let mut transaction = quota::take(&store, Transaction::new(author()), project, body.charged());
         let capacity = Amounts { vcpus: 16, memory_mib: 8192, disk_gib: 100 };
+        transaction = image::hold_all(transaction, &body.kept);
         for place in body.places() {
             transaction = claim_capacity(transaction, place.node, place.taken, capacity);
         }
@@ -241,13 +256,55 @@ impl World {
             other,
             project,
             server,
+            cloud: Cloud::new(Arc::new(core)),
             before,
             first,
             crowd_mib: 0,
         }
     }
 
-    fn server(&self) -> Server {
+    /// A request by somebody with this role on the server's project, or on another one.
+    pub(crate) fn by(&self, role: &str) -> Context {
+        let (project, roles) = match role {
+            "stranger" => (ProjectId::new(), vec!["member", "reader"]),
+            "admin" => (self.project, vec!["admin", "manager", "member", "reader"]),
+            "member" => (self.project, vec!["member", "reader"]),
+            role => (self.project, vec![role]),
+        };
+        let now = Timestamp::now();
+        let domain = DomainId::from_bits(1);
+        self.cloud.context(Caller {
+            identity: Some(Arc::new(Identity {
+                user: UserId::from_bits(1),
+                user_name: "user".parse().unwrap(),
+                user_domain: domain,
+                scope: Scope::Project { id: project, name: "project".parse().unwrap(), domain },
+                roles: roles.into_iter().map(str::to_owned).collect(),
+                issued_at: now,
+                expires_at: now.plus(Duration::from_secs(3600)),
+                login: Default::default(),
+            })),
+            address: "127.0.0.1".to_owned(),
+            front_end: "test",
+        })
+    }
+
+    /// Makes the record of an image in the server's project.
+    pub(crate) async fn has_image(&self, image: ImageId) {
+        let name = "image".parse().unwrap();
+        let draft = SnapshotDraft {
+            name: &name,
+            labels: Labels::default(),
+            properties: [].into(),
+            protected: false,
+            min_disk_gib: 1,
+            min_memory_mib: 0,
+        };
+        let transaction = self.images.draft(Transaction::new(author()), self.project, image, draft);
+        self.store.commit(transaction).await.unwrap();
+    }
+
+    pub(crate) fn server(&self) -> Server {
         self.store.get::<Server>(self.server).unwrap().body.clone()
     }
 
@@ -261,7 +318,7 @@ impl World {
     }
 
     /// The nodes do what they should, at once, and say so.
-    async fn work(&self) {
+    pub(crate) async fn work(&self) {
         for node in [self.node, self.other] {
             self.work_on(node).await;
         }
@@ -299,7 +356,7 @@ impl World {
     }
 
     /// Claims and quotas are what the server takes.
-    fn exact(&self) -> Result<(), String> {
+    pub(crate) fn exact(&self) -> Result<(), String> {
         let server = self.server();
         let amounts = server.charged();
         let images = self.store.list::<Image>(&Query::all()).items.len();
@@ -334,6 +391,11 @@ impl World {
             (format!("quota/{}/servers", self.project), 1),
             (format!("quota/{}/images", self.project), images as u64),
         ]);
+        // Images that the server held, or holds now, as often as that.
+        for image in self.first.kept.iter().chain(&server.kept) {
+            let held = server.kept.iter().filter(|kept| *kept == image).count();
+            counters.push((format!("image/{image}/wanted"), held as u64));
+        }
         for (counter, wanted) in counters {
             let found = self.store.counter(&counter);
             if found != i64::try_from(wanted).unwrap() {
@@ -492,7 +554,7 @@ fn power_case(action: Action, setup: fn(&mut Server), whole: fn(&Server, &Before
     }
 }
 
-fn stands(server: &mut Server, wanted: WantedPower, power: Power) {
+pub(crate) fn stands(server: &mut Server, wanted: WantedPower, power: Power) {
     server.wanted = wanted;
     if let Some(observed) = &mut server.observed {
         observed.power = Some(power);
@@ -519,17 +581,20 @@ async fn rebuilding() {
         user_data: None,
         discard: None,
         firmware: Firmware::Uefi,
-        boot: BootSource::Disk,
+        boot: BootSource::Kernel { kernel: source(ImageId::from_bits(9)), initrd: None, command_line: String::new() },
         drive_format: DriveFormat::OpenStack,
         needs: Needs::default(),
     };
-    holds(case("rebuild", rebuild::definition, change, |server, before| {
+    let mut case = case("rebuild", rebuild::definition, change, |server, before| {
         let new = server.firmware == Firmware::Uefi && server.drive_format == DriveFormat::OpenStack;
         new && server.incarnation == before.incarnation() + 1
             && server.claimed_disk_gib == 3
+            && server.kept == [ImageId::from_bits(9)]
             && server.is_power(Power::On)
-    }))
-    .await;
+    });
+    // What it booted with before is let go.
+    case.setup = |server| server.kept = vec![ImageId::from_bits(8)];
+    holds(case).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,6 @@
 //! Moving a server to another node, and emptying a node, under every fault.
 
-use nephos_types::{Id, ServerGroupId};
+use nephos_types::ServerGroupId;
 
 use super::{
     super::relocate::{self, Move},

@@ -1,6 +1,6 @@
 //! Another size, on the server's node or on another one, and back, under every fault.
 
-use nephos_types::{Id, ServerGroupId};
+use nephos_types::ServerGroupId;
 
 use super::*;
 use crate::compute::server::record::Place;
