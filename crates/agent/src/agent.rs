@@ -1,6 +1,7 @@
 //! The agent: says hello, polls for what should be, reports what is.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -10,8 +11,10 @@ use std::{
 
 use futures_util::StreamExt;
 use nephos_driver::Capabilities;
-use nephos_node_api::{Client, Connector, HELLO_FIRST, Hello, NODE_REMOVED, PROTOCOL_VERSION, WantedPower};
-use nephos_types::{Error, NodeId, Result};
+use nephos_node_api::{
+    Client, Connector, HELLO_FIRST, Hello, Inventory, NODE_REMOVED, PROTOCOL_VERSION, WantedInterface, WantedPower,
+};
+use nephos_types::{Error, NodeId, PortId, Result};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -100,7 +103,14 @@ impl Agent {
         let events = self.servers.drivers.events();
         self.servers.adopt().await?;
         self.reporter.demand_full();
-        tokio::try_join!(self.converse(), self.lose_patience(), self.watch(events), self.look_after(), self.measure())?;
+        tokio::try_join!(
+            self.converse(),
+            self.lose_patience(),
+            self.watch(events),
+            self.look_after(),
+            self.measure(),
+            self.keep_networks()
+        )?;
         Ok(())
     }
 
@@ -120,7 +130,10 @@ impl Agent {
             let hello = Hello {
                 protocol: PROTOCOL_VERSION,
                 agent_version: self.config.version.clone(),
-                inventory: inventory::read(&self.config, capabilities.clone(), self.servers.drivers.missing())?,
+                inventory: Inventory {
+                    network: self.servers.networks.capabilities(),
+                    ..inventory::read(&self.config, capabilities.clone(), self.servers.drivers.missing())?
+                },
                 program: self.config.program.as_ref().map(|program| program.sha256().to_owned()),
             };
             match self.client.hello(&hello).await {
@@ -177,6 +190,7 @@ impl Agent {
                     self.upgrades.apply(desired.program);
                     self.streams.apply(desired.streams);
                     self.servers.apply(desired.servers).await;
+                    self.servers.wish_networks(desired.networks);
                     self.servers.start();
                 }
                 Err(error) => self.after_failure(error, &mut failures, "desired").await?,
@@ -234,6 +248,18 @@ impl Agent {
             self.servers.happened(event);
         }
         // A driver without events is looked at by the sweep alone.
+        Ok(())
+    }
+
+    /// Makes networks be as they should, and looks again at the servers whose ports have become something else.
+    async fn keep_networks(&self) -> Result<()> {
+        let servers = &self.servers;
+        let concerned = |ports: &BTreeSet<PortId>| {
+            let of =
+                |wish: &WantedInterface| matches!(wish, WantedInterface::Port { port, .. } if ports.contains(port));
+            servers.wake_all(|record| record.desired.interfaces.iter().any(of));
+        };
+        servers.networks.keep(self.config.sweep, concerned).await;
         Ok(())
     }
 

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
 use futures_util::{Stream, StreamExt, stream};
-use nephos_driver::{Capabilities, ComputeDriver, GuestEvent, MissingDriver};
+use nephos_driver::{Capabilities, ComputeDriver, Feature, GuestEvent, MissingDriver, network::NetworkDriver};
+use nephos_network_services as services;
 use nephos_types::{Error, Result, ServerId};
 
 /// The drivers of one node, the first one being for servers that name none. Cheap to clone.
@@ -11,6 +12,7 @@ use nephos_types::{Error, Result, ServerId};
 pub struct Drivers {
     present: Arc<[(String, Arc<dyn ComputeDriver>)]>,
     missing: Arc<[MissingDriver]>,
+    networks: Option<(Arc<dyn NetworkDriver>, Option<Arc<services::Settings>>)>,
 }
 
 impl Drivers {
@@ -18,13 +20,29 @@ impl Drivers {
     #[must_use]
     pub fn new(drivers: Vec<Arc<dyn ComputeDriver>>) -> Self {
         let present = drivers.into_iter().map(|driver| (driver.capabilities().driver, driver)).collect();
-        Self { present, missing: Arc::default() }
+        Self { present, missing: Arc::default(), networks: None }
     }
 
     /// With what the machine does not let it have, for people to see.
     #[must_use]
     pub fn without(self, missing: Vec<MissingDriver>) -> Self {
         Self { missing: missing.into(), ..self }
+    }
+
+    /// With networks, made by this driver; `served`: how their guests are served, if they are.
+    #[must_use]
+    pub fn with_networks(self, networks: Arc<dyn NetworkDriver>, served: Option<services::Settings>) -> Self {
+        Self { networks: Some((networks, served.map(Arc::new))), ..self }
+    }
+
+    /// What makes networks.
+    pub(crate) fn networks(&self) -> Option<Arc<dyn NetworkDriver>> {
+        self.networks.as_ref().map(|(driver, _)| Arc::clone(driver))
+    }
+
+    /// How guests of networks are served.
+    pub(crate) fn served(&self) -> Option<services::Settings> {
+        self.networks.as_ref()?.1.as_deref().cloned()
     }
 
     /// What the machine does not let it have.
@@ -34,7 +52,19 @@ impl Drivers {
 
     /// What each of them can do.
     pub(crate) fn capabilities(&self) -> Vec<Capabilities> {
-        self.present.iter().map(|(_, driver)| driver.capabilities()).collect()
+        let mut capabilities: Vec<Capabilities> =
+            self.present.iter().map(|(_, driver)| driver.capabilities()).collect();
+        if self.networks.is_none() {
+            for driver in &mut capabilities {
+                driver.features.remove(&Feature::Network);
+            }
+        }
+        capabilities
+    }
+
+    /// Whether a driver starts its guests in a network namespace.
+    pub(crate) fn in_namespace(&self, name: &str) -> bool {
+        self.named(name).is_ok_and(|driver| driver.capabilities().features.contains(&Feature::Namespace))
     }
 
     /// The one of this name; the first one if the name is empty.

@@ -29,6 +29,7 @@ pub fn simulated_config(hostname: String, cpus: u32, memory: Bytes, disk: Bytes)
             compute: vec![],
             missing: vec![],
             hardware: Hardware::default(),
+            network: None,
         }),
         // Its guests cannot change unseen, so looking at all of them is only a safeguard.
         sweep: Duration::from_secs(600),

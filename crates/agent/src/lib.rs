@@ -16,12 +16,14 @@ mod health;
 mod identity;
 mod images;
 mod inventory;
+mod networks;
 mod reconcile;
 mod records;
 mod reporter;
 mod servers;
 mod snapshots;
 mod streams;
+mod told;
 mod upgrade;
 mod usage;
 

@@ -278,6 +278,11 @@ impl Servers {
                 Boot::Kernel { kernel, initrd, command_line: command_line.clone() }
             }
         };
+        let in_space = self.drivers.in_namespace(&desired.driver);
+        let interfaces = tokio::select! {
+            interfaces = self.networks.interfaces(desired.id, &desired.interfaces, in_space) => interfaces?,
+            () = wake.notified() => return Err(Stopped::Superseded),
+        };
         let spec = GuestSpec {
             id: desired.id,
             name: desired.name.clone(),
@@ -287,7 +292,7 @@ impl Servers {
             firmware: desired.firmware,
             boot,
             rescue,
-            interfaces: desired.interfaces.clone(),
+            interfaces,
             config_drive: desired.config_drive.clone(),
         };
         let _slot = self.slots.acquire().await;

@@ -149,7 +149,15 @@ mod tests {
     use super::*;
 
     fn gone(id: ServerId, generation: u64) -> ServerReport {
-        ServerReport { id, generation, state: ServerState::Gone, error: None, restarts: 0, snapshots: vec![] }
+        ServerReport {
+            id,
+            generation,
+            state: ServerState::Gone,
+            error: None,
+            restarts: 0,
+            snapshots: vec![],
+            ports: vec![],
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt, stream};
-use nephos_driver::{ComputeDriver, GuestEvent, Presence};
+use nephos_driver::{ComputeDriver, GuestEvent, Presence, network::NetworkPlan};
 use nephos_node_api::{DesiredServer, ServerReport, ServerState, UsageSample, WantedPower};
 use nephos_types::{ImageId, Result, ServerId, Timestamp};
 use tokio::sync::{Notify, Semaphore};
@@ -22,6 +22,7 @@ use crate::{
     config::Config,
     drivers::Drivers,
     images::Images,
+    networks::Networks,
     records::{Record, Records},
     reporter::Reporter,
     snapshots::Snapshots,
@@ -36,6 +37,7 @@ pub(crate) struct Servers {
     pub(crate) records: Records,
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) usage: Rings,
+    pub(crate) networks: Networks,
     /// Bounds the work on different servers at the same time.
     pub(crate) slots: Semaphore,
     table: Mutex<HashMap<ServerId, Entry>>,
@@ -97,6 +99,7 @@ impl Servers {
         reporter: Arc<Reporter>,
         usage: Rings,
     ) -> Arc<Self> {
+        let networks = Networks::open(drivers.networks(), drivers.served(), config.data.clone(), config.retry);
         let slots = Semaphore::new(config.parallel.max(1));
         Arc::new(Self {
             config,
@@ -106,6 +109,7 @@ impl Servers {
             records,
             reporter,
             usage,
+            networks,
             slots,
             table: Mutex::default(),
             strangers: Mutex::default(),
@@ -126,6 +130,7 @@ impl Servers {
         stream::iter(records)
             .for_each_concurrent(self.config.parallel, async |record| {
                 let presence = self.observe(&record.desired).await;
+                self.networks.tell(record.desired.id, record.desired.metadata.as_deref());
                 self.report(&record, presence, None);
                 self.table().insert(record.desired.id, Entry::new(record));
             })
@@ -169,6 +174,7 @@ impl Servers {
                     error: None,
                     restarts: 0,
                     snapshots: vec![],
+                    ports: vec![],
                 });
             }
         }
@@ -194,6 +200,10 @@ impl Servers {
             let mut table = self.table();
             for server in desired {
                 let id = server.id;
+                let known = table.get(&id).map(|entry| &entry.record.desired.metadata);
+                if known != Some(&server.metadata) {
+                    self.networks.tell(id, server.metadata.as_deref());
+                }
                 match table.get_mut(&id) {
                     Some(entry) if entry.record.desired == server => continue,
                     Some(entry) => {
@@ -209,6 +219,7 @@ impl Servers {
             }
             let forgotten = table.keys().copied().filter(|id| !listed.contains(id)).collect::<Vec<_>>();
             for id in &forgotten {
+                self.networks.tell(*id, None);
                 if let Some(entry) = table.remove(id) {
                     entry.wake.notify_one();
                     if !matches!(entry.record.desired.power, WantedPower::Absent) {
@@ -232,6 +243,16 @@ impl Servers {
         if !forgotten.is_empty() {
             self.look_for_strangers().await;
         }
+    }
+
+    /// Takes over what the networks should be.
+    pub(crate) fn wish_networks(&self, plan: NetworkPlan) {
+        let in_space: BTreeSet<ServerId> = {
+            let table = self.table();
+            let of = |id: &ServerId| table.get(id).map(|entry| entry.record.desired.driver.clone()).unwrap_or_default();
+            plan.ports.iter().map(|port| port.server).filter(|id| self.drivers.in_namespace(&of(id))).collect()
+        };
+        self.networks.wish(plan, &in_space);
     }
 
     /// Looks again at the servers that `which` picks.
@@ -347,7 +368,8 @@ impl Servers {
         let snapshots = self.snapshots.reports(id);
         let copies = !snapshots.is_empty();
         let (generation, restarts) = (record.reached, record.restarts);
-        self.reporter.set(ServerReport { id, generation, state, error, restarts, snapshots });
+        let ports = self.networks.reports(&record.desired.interfaces);
+        self.reporter.set(ServerReport { id, generation, state, error, restarts, snapshots, ports });
         if copies {
             // A copy may have gone on since it was looked at.
             self.reporter.amend(id, |report| report.snapshots = self.snapshots.reports(id));

@@ -23,6 +23,7 @@ use crate::{
     idempotency, identity,
     image::{self, Images, NodeImages},
     journal::{Engine, StoreJournal, WorkflowRun},
+    network::{self, Networks},
     node::{self, Nodes, Workload},
     system::System,
     workflow::{self, Workflows},
@@ -101,7 +102,7 @@ pub struct Control {
 #[must_use]
 pub(crate) fn kinds() -> Kinds {
     let kinds = cluster::kinds(identity::kinds(Kinds::new()).with::<WorkflowRun>());
-    workflow::kinds(compute::kinds(node::kinds(image::kinds(kinds))))
+    workflow::kinds(compute::kinds(network::kinds(node::kinds(image::kinds(kinds)))))
 }
 
 impl Control {
@@ -132,7 +133,11 @@ impl Control {
             processes: cluster::processes,
             ..identity::Options::default()
         };
-        let uses = [image::project_use(), workflow::project_use()].into_iter().chain(compute::project_uses()).collect();
+        let uses = [image::project_use(), workflow::project_use()]
+            .into_iter()
+            .chain(compute::project_uses())
+            .chain(network::quota::project_uses())
+            .collect();
         let authority = match &options.shared {
             None => identity::Authority::open(store.clone(), data, choices, uses)?,
             Some(shared) => {
@@ -169,7 +174,8 @@ impl Control {
         let nodes = Nodes::new(store.clone(), certificates, settings);
         nodes.register(&mut handlers);
         nodes.register_work(&mut handlers, &engine)?;
-        let compute = Compute::register(&mut handlers, &store, &engine, &nodes, &images, options.compute)?;
+        let networks = Networks::register(&mut handlers, &store);
+        let compute = Compute::register(&mut handlers, &store, &engine, &nodes, &images, &networks, options.compute)?;
         compute::server::consoles::register(&mut handlers, &compute, &authority);
         let workload: Arc<dyn Workload> = compute.clone();
         nodes.attach(&workload, Arc::new(NodeImages(images)));

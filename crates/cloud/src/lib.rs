@@ -14,6 +14,7 @@ pub mod idempotency;
 pub mod identity;
 pub mod image;
 mod journal;
+pub mod network;
 pub mod node;
 pub mod placement;
 mod resolve;

@@ -168,7 +168,18 @@ impl Session {
     /// Like [`Session::decide`], where it is known what a refused commit means.
     pub async fn decide_or<T>(
         &self,
+        decide: impl FnMut(Transaction) -> Result<(Transaction, T)>,
+        explain: impl FnOnce(CommitError) -> Error,
+    ) -> Result<T> {
+        self.decide_again(decide, |_| false, explain).await
+    }
+
+    /// Likewise, where it is decided again after some refusals, too: because the decision chose what somebody else took at
+    /// the same moment.
+    pub async fn decide_again<T>(
+        &self,
         mut decide: impl FnMut(Transaction) -> Result<(Transaction, T)>,
+        again: impl Fn(&CommitError) -> bool,
         explain: impl FnOnce(CommitError) -> Error,
     ) -> Result<T> {
         for _ in 0..MAX_DECISIONS {
@@ -176,6 +187,7 @@ impl Session {
             match self.store.commit(transaction).await {
                 Ok(_) => return Ok(value),
                 Err(CommitError::Conflict { .. }) => {}
+                Err(error) if again(&error) => {}
                 Err(error) => return Err(explain(error)),
             }
         }

@@ -1,7 +1,9 @@
 //! What the runtime is told: an OCI bundle's `config.json`,
 //! <https://github.com/opencontainers/runtime-spec/blob/main/config.md>.
 
-use nephos_driver::GuestSpec;
+use std::path::Path;
+
+use nephos_driver::{GuestSpec, Interface};
 use nephos_types::{MIB, ServerId};
 use serde_json::{Value, json};
 
@@ -97,7 +99,12 @@ pub(crate) fn config(spec: &GuestSpec, program: &Program, seat: &Seat) -> Value 
         cpu["cpus"] = json!(list.join(","));
     }
     let processes = (spec.memory.0 / MIB).saturating_mul(PROCESSES_PER_MIB).clamp(PROCESSES.0, PROCESSES.1);
-    let kinds = ["pid", "network", "ipc", "uts", "mount", "cgroup", "user"];
+    let kinds = ["pid", "ipc", "uts", "mount", "cgroup", "user"];
+    let mut namespaces = kinds.map(|kind| json!({ "type": kind })).to_vec();
+    namespaces.push(match network(spec) {
+        Some(path) => json!({ "type": "network", "path": path }),
+        None => json!({ "type": "network" }),
+    });
     json!({
         "ociVersion": "1.0.2",
         "process": {
@@ -118,7 +125,7 @@ pub(crate) fn config(spec: &GuestSpec, program: &Program, seat: &Seat) -> Value 
             "cgroupsPath": format!("/{}/{}", cgroup::PARENT, name(spec.id)),
             "uidMappings": map,
             "gidMappings": map,
-            "namespaces": kinds.map(|kind| json!({ "type": kind })),
+            "namespaces": namespaces,
             "resources": {
                 "devices": [{ "allow": false, "access": "rwm" }],
                 // No swap beyond the memory.
@@ -148,6 +155,14 @@ pub(crate) fn limits() -> Value {
         { "type": "RLIMIT_NOFILE", "soft": FILES.0.min(hard), "hard": hard },
         { "type": "RLIMIT_CORE", "soft": 0, "hard": 0 },
     ])
+}
+
+/// The network namespace that is there for the guest; without one it gets one of its own with nothing in it.
+fn network(spec: &GuestSpec) -> Option<&Path> {
+    spec.interfaces.iter().rev().find_map(|interface| match interface {
+        Interface::Namespace { path } => Some(path.as_path()),
+        Interface::User { .. } | Interface::Tap { .. } => None,
+    })
 }
 
 /// A host name (RFC 1123) from a server's name, which may hold anything.

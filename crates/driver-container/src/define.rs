@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use nephos_driver::{Boot, DiskFormat, Firmware, GuestSpec, refusal};
+use nephos_driver::{Boot, DiskFormat, Firmware, GuestSpec, Interface, refusal};
 use nephos_host::work::{blocking, unwritable};
 use nephos_types::Error;
 
@@ -90,6 +90,9 @@ fn check(spec: &GuestSpec) -> Result<(&Path, DiskFormat), Error> {
     }
     if spec.firmware != Firmware::Bios {
         return Err(refusal::unsupported(spec.id, "have a firmware"));
+    }
+    if spec.interfaces.iter().any(|interface| matches!(interface, Interface::Tap { .. })) {
+        return Err(refusal::unsupported(spec.id, "have a tap device"));
     }
     if spec.boot != Boot::Disk {
         return Err(refusal::unsupported(spec.id, "boot a kernel of its own"));

@@ -88,7 +88,15 @@ impl ComputeDriver for ContainerDriver {
             disk_formats: vec![DiskFormat::Tar, DiskFormat::Oci],
             console: true,
             soft_stop: true,
-            features: [Feature::Pause, Feature::Snapshot, Feature::Rescue, Feature::Ask].into(),
+            features: [
+                Feature::Pause,
+                Feature::Snapshot,
+                Feature::Rescue,
+                Feature::Ask,
+                Feature::Network,
+                Feature::Namespace,
+            ]
+            .into(),
         }
     }
 

@@ -125,6 +125,7 @@ impl Host {
         let run = folder.run();
         let forwards = spec.interfaces.iter().flat_map(|interface| match interface {
             Interface::User { forwards, .. } => forwards.clone(),
+            Interface::Tap { .. } | Interface::Namespace { .. } => vec![],
         });
         let config = bundle::config(spec, &program, &seat);
         let task = Task {

@@ -167,7 +167,13 @@ impl NetworkDriver for LinuxNetworks {
                 ports: plan.ports.iter().map(|port| (port.id, ())).collect(),
                 services: plan.networks.iter().map(|network| (network.id, ())).collect(),
             };
-            let report = self.work(move |node| node.apply(&plan)).await?;
+            // A node without networks has nothing of ours.
+            let report = self
+                .work(move |node| match plan == NetworkPlan::default() {
+                    true => node.remove_all().map(|()| NetworkReport::default()),
+                    false => node.apply(&plan),
+                })
+                .await?;
             *locked(&self.known) = known;
             Ok(report)
         })

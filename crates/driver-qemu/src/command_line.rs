@@ -45,6 +45,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) base: Option<(RawFd, DiskFormat)>,
     /// Descriptor of the rescue image, inherited by QEMU.
     pub(crate) rescue: Option<(RawFd, DiskFormat)>,
+    /// Descriptors of the interfaces' tap devices, inherited by QEMU.
+    pub(crate) taps: &'a [Option<RawFd>],
     /// Descriptor of the configuration drive, inherited by QEMU.
     pub(crate) config_drive: Option<RawFd>,
     /// A kernel to be loaded directly.
@@ -123,7 +125,7 @@ pub(crate) fn arguments(launch: &Launch<'_>) -> Vec<String> {
     }
     disks(&mut line, launch);
     for (place, interface) in spec.interfaces.iter().enumerate() {
-        network(&mut line, place, interface);
+        network(&mut line, place, interface, launch.taps.get(place).copied().flatten());
     }
     line.option("-chardev", &format!("{},logfile={CONSOLE_LOG},logappend=on", socket("console0", CONSOLE_SOCKET)));
     line.option("-serial", "chardev:console0");
@@ -249,7 +251,8 @@ fn cd(line: &mut Line, node: &str, file: Value, place: u8) {
     line.device(json!({ "driver": "ide-cd", "drive": node, "bootindex": place }));
 }
 
-fn network(line: &mut Line, place: usize, interface: &Interface) {
+/// `tap`: the descriptor of its tap device, inherited by QEMU.
+fn network(line: &mut Line, place: usize, interface: &Interface, tap: Option<RawFd>) {
     match interface {
         Interface::User { mac, forwards } => {
             let mut backend = format!("user,id=net{place},restrict=on");
@@ -264,6 +267,15 @@ fn network(line: &mut Line, place: usize, interface: &Interface) {
             line.option("-netdev", &backend);
             line.device(json!({ "driver": "virtio-net-pci", "netdev": format!("net{place}"), "mac": mac }));
         }
+        Interface::Tap { mac, mtu, .. } => {
+            let Some(tap) = tap else { return };
+            line.option("-netdev", &format!("tap,id=net{place},fd={tap}"));
+            line.device(json!({
+                "driver": "virtio-net-pci", "netdev": format!("net{place}"), "mac": mac, "host_mtu": mtu
+            }));
+        }
+        // Refused when it was defined.
+        Interface::Namespace { .. } => {}
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use nephos_driver::{Accelerator, Boot, DiskFormat, Firmware, GuestSpec};
+use nephos_driver::{Accelerator, Boot, DiskFormat, Firmware, GuestSpec, Interface};
 use nephos_host::work::{blocking, unwritable};
 use nephos_types::{Bytes, Error};
 
@@ -134,6 +134,9 @@ fn check_paths(spec: &GuestSpec) -> Result<(), Error> {
         if path.is_some_and(|path| !path.is_absolute()) {
             error = error.reason(field, "format", "an absolute path is needed");
         }
+    }
+    if spec.interfaces.iter().any(|interface| matches!(interface, Interface::Namespace { .. })) {
+        error = error.reason("interfaces", "type", "a virtual machine is connected by tap devices");
     }
     if error.reasons.is_empty() { Ok(()) } else { Err(error) }
 }

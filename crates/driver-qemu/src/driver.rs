@@ -115,6 +115,7 @@ impl ComputeDriver for QemuDriver {
             Feature::Kernel,
             Feature::Ask,
             Feature::Display,
+            Feature::Network,
         ]);
         if self.host.uefi.is_some() {
             features.insert(Feature::Uefi);

@@ -6,8 +6,8 @@ use std::{
     path::Path,
 };
 
-use nephos_driver::{Boot, DiskFormat, GuestSpec};
-use nephos_host::work::unwritable;
+use nephos_driver::{Boot, DiskFormat, GuestSpec, Interface};
+use nephos_host::{netns, work::unwritable};
 use nephos_types::{Bytes, Error, ErrorKind};
 use rustix::fs::{Gid, Uid};
 
@@ -28,6 +28,8 @@ pub(crate) struct Prepared {
     config_drive: Option<File>,
     kernel: Option<(File, Option<File>)>,
     firmware: Option<File>,
+    /// The tap device of each interface, if it has one.
+    taps: Vec<Option<OwnedFd>>,
     pub(crate) errors: File,
     /// The size that the disk has to be given.
     pub(crate) grow: Option<Bytes>,
@@ -64,12 +66,13 @@ impl Prepared {
             }
         };
         let firmware = Uefi::prepare(uefi, spec, folder, owner)?;
+        let taps = spec.interfaces.iter().map(open_tap).collect::<Result<_, _>>()?;
         folder.clear_sockets().map_err(unwritable)?;
         let current = disk::current_size(folder, spec.disk.incarnation).map_err(unwritable)?;
         let grow = current.is_some_and(|current| current < size).then_some(size);
         let run = folder.open_run().map_err(unwritable)?;
         let errors = File::create(folder.errors()).map_err(unwritable)?;
-        Ok(Self { run, base, rescue, config_drive, kernel, firmware, errors, grow })
+        Ok(Self { run, base, rescue, config_drive, kernel, firmware, taps, errors, grow })
     }
 
     /// QEMU's arguments.
@@ -93,6 +96,7 @@ impl Prepared {
             config_drive: self.config_drive.as_ref().map(AsRawFd::as_raw_fd),
             kernel,
             firmware: self.firmware.as_ref().map(AsRawFd::as_raw_fd),
+            taps: &self.taps.iter().map(|tap| tap.as_ref().map(AsRawFd::as_raw_fd)).collect::<Vec<_>>(),
             paused: self.grow.is_some(),
             incoming: saved,
         })
@@ -102,8 +106,19 @@ impl Prepared {
     pub(crate) fn inherited(&self) -> Vec<RawFd> {
         let images = self.base.iter().chain(&self.rescue).map(|(file, _)| file);
         let kernel = self.kernel.iter().flat_map(|(kernel, initrd)| [kernel].into_iter().chain(initrd));
-        images.chain(&self.config_drive).chain(kernel).chain(&self.firmware).map(AsRawFd::as_raw_fd).collect()
+        let files = images.chain(&self.config_drive).chain(kernel).chain(&self.firmware).map(AsRawFd::as_raw_fd);
+        files.chain(self.taps.iter().flatten().map(AsRawFd::as_raw_fd)).collect()
     }
+}
+
+/// Opens the tap device of an interface, if it has one.
+fn open_tap(interface: &Interface) -> Result<Option<OwnedFd>, Error> {
+    let Interface::Tap { namespace, device, .. } = interface else { return Ok(None) };
+    let opened = netns::open(namespace).and_then(|namespace| netns::open_tap(namespace, device));
+    opened.map(Some).map_err(|error| {
+        Error::new(ErrorKind::Unavailable, "port_not_made", "The server's port cannot be opened")
+            .detail(format!("{device} in {}: {error}", namespace.display()))
+    })
 }
 
 /// Copies the kernel that is loaded directly: QEMU opens it by itself, under the guest's user, who may not read the

@@ -75,4 +75,8 @@ pub enum Feature {
     Ask,
     /// [`ComputeDriver::display`] and [`ComputeDriver::screenshot`].
     Display,
+    /// [`Interface::Tap`](crate::Interface::Tap); or, with [`Feature::Namespace`], that.
+    Network,
+    /// Guests are started in a network namespace: [`Interface::Namespace`](crate::Interface::Namespace).
+    Namespace,
 }

@@ -83,6 +83,20 @@ impl GuestSpec {
                         }
                     }
                 }
+                Interface::Tap { device, namespace, .. } => {
+                    if !is_device(device) {
+                        let detail = "1 to 15 letters, digits, `.`, `_` and `-`".to_owned();
+                        refuse(format!("interfaces[{place}].device"), "format", detail);
+                    }
+                    if !namespace.is_absolute() {
+                        refuse(format!("interfaces[{place}].namespace"), "format", "an absolute path".into());
+                    }
+                }
+                Interface::Namespace { path } => {
+                    if !path.is_absolute() {
+                        refuse(format!("interfaces[{place}].path"), "format", "an absolute path".into());
+                    }
+                }
             }
         }
         if self.config_drive.len() > MAX_FILES {
@@ -105,6 +119,12 @@ impl GuestSpec {
         }
         if error.reasons.is_empty() { Ok(()) } else { Err(error) }
     }
+}
+
+/// Whether this is the name of a network device, which the kernel limits to 15 bytes.
+fn is_device(name: &str) -> bool {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=15).contains(&name.len()) && name.bytes().all(good) && name != "." && name != ".."
 }
 
 /// Whether this is the address of one network card, in the usual notation.

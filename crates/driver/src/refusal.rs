@@ -1,11 +1,23 @@
 //! The refusals that all drivers share, so that callers can tell them apart by code.
 
-use nephos_types::{Error, ErrorKind, ServerId};
+use nephos_types::{Error, ErrorKind, NetworkId, PortId, ServerId};
 
 /// Nothing has been defined under this id.
 #[must_use]
 pub fn unknown_guest(id: ServerId) -> Error {
     Error::new(ErrorKind::NotFound, "guest_not_found", "No such guest on this node").detail(format!("{id}"))
+}
+
+/// No plan has named this port.
+#[must_use]
+pub fn unknown_port(id: PortId) -> Error {
+    Error::new(ErrorKind::NotFound, "port_not_found", "No such port on this node").detail(format!("{id}"))
+}
+
+/// No plan has named this network.
+#[must_use]
+pub fn unknown_network(id: NetworkId) -> Error {
+    Error::new(ErrorKind::NotFound, "network_not_found", "No such network on this node").detail(format!("{id}"))
 }
 
 /// The guest exists, but what was asked for needs it to run.

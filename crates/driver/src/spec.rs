@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use nephos_types::{Bytes, ServerId};
+use nephos_types::{Bytes, MacAddress, ServerId};
 use serde::{Deserialize, Serialize};
 
 /// How a disk image is laid out in its file.
@@ -102,6 +102,22 @@ pub enum Interface {
         mac: String,
         /// Ports of the node that lead to the guest.
         forwards: Vec<PortForward>,
+    },
+    /// A tap device of the node's networks: for hypervisors.
+    Tap {
+        /// MAC address.
+        mac: MacAddress,
+        /// The network namespace that the device is in.
+        namespace: PathBuf,
+        /// Its name in there.
+        device: String,
+        /// Largest packet in bytes.
+        mtu: u32,
+    },
+    /// A network namespace that is there and has all that it needs: for containers. The last one counts.
+    Namespace {
+        /// Where it is kept.
+        path: PathBuf,
     },
 }
 

@@ -9,8 +9,11 @@ use std::{
 use nephos_agent::Drivers;
 use nephos_driver::{ComputeDriver, MissingDriver};
 use nephos_driver_container::{Config as ContainerConfig, ContainerDriver};
+use nephos_driver_network::{LinuxNetworks, Settings as NetworkSettings};
 use nephos_driver_qemu::{Acceleration, Config as QemuConfig, QemuDriver};
+use nephos_network_services as services;
 use nephos_types::{Error, ErrorKind, Result};
+use sha2::{Digest, Sha256};
 
 /// Where distributions and our own image build leave kernels that a probe guest can boot.
 const KERNEL_FOLDERS: [&str; 1] = ["/boot"];
@@ -42,7 +45,14 @@ pub(crate) async fn open(folder: &Path) -> Result<Drivers> {
     for missing in &missing {
         tracing::warn!(driver = missing.driver, reason = missing.reason, "this node goes on without a driver");
     }
-    Ok(Drivers::new(present).without(missing))
+    let drivers = Drivers::new(present).without(missing);
+    Ok(match networks(folder) {
+        Ok(networks) => drivers.with_networks(Arc::new(networks), Some(services::Settings::default())),
+        Err(error) => {
+            tracing::warn!(reason = reason(&error), "servers on this node have user-mode networking only");
+            drivers
+        }
+    })
 }
 
 /// An error in one line: what is wrong, and what to do about it.
@@ -62,6 +72,23 @@ async fn qemu(folder: &Path) -> Result<Arc<dyn ComputeDriver>> {
     let mut settings = QemuConfig::new(folder);
     settings.acceleration = Acceleration::Probe { kernels: kernels() };
     Ok(Arc::new(QemuDriver::open(settings).await?))
+}
+
+/// Networks. What they are called on this machine follows from the node's folder, so that nodes do not meet.
+fn networks(folder: &Path) -> Result<LinuxNetworks> {
+    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let mut hasher = Sha256::new();
+    hasher.update(folder.as_os_str().as_encoded_bytes());
+    let name: String = hasher.finalize().iter().take(5).map(|byte| format!("{byte:02x}")).collect();
+    let mut settings = NetworkSettings::new(format!("nephos-{name}"));
+    settings.host = true;
+    settings.underlay = match std::env::var("NEPHOS_UNDERLAY") {
+        Err(_) => None,
+        Ok(address) => Some(address.parse().map_err(|_| {
+            Error::invalid("invalid_setting", "NEPHOS_UNDERLAY is not an address of this machine").detail(address)
+        })?),
+    };
+    LinuxNetworks::open(settings)
 }
 
 /// Containers, in a folder of their own within the node's.

@@ -20,7 +20,7 @@ pub use control::{Boxed, ByteStream, Content, ControlPlane, Duplex, HELLO_FIRST,
 pub use hardware::{DiskDevice, Hardware, NetworkDevice, NumaNode, PciDevice};
 pub use message::{
     AgentProgram, BootSource, Condition, Desired, DesiredServer, Enrolment, EnrolmentAnswer, FETCHING_IMAGE,
-    FetchReport, Hello, HelloAnswer, ImageSource, Inventory, PROTOCOL_VERSION, PortRange, Renewal, Report, Resolution,
-    ServerReport, ServerState, SnapshotHeader, SnapshotReport, SnapshotState, SnapshotTask, StreamPurpose,
-    StreamRequest, UPGRADE_FAILED, UsageQuery, UsageSample, WantedPower,
+    FetchReport, Hello, HelloAnswer, ImageSource, Inventory, PROTOCOL_VERSION, PortRange, PortReport, Renewal, Report,
+    Resolution, ServerReport, ServerState, SnapshotHeader, SnapshotReport, SnapshotState, SnapshotTask, StreamPurpose,
+    StreamRequest, UPGRADE_FAILED, UsageQuery, UsageSample, WantedInterface, WantedPower,
 };

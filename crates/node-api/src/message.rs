@@ -1,11 +1,14 @@
 //! The messages. Additive changes only within one [`PROTOCOL_VERSION`]; unknown fields are ignored on both sides, so
 //! that a newer agent works with an older control plane and the other way round.
 
-use nephos_driver::{Capabilities, ConfigFile, DiskFormat, Firmware, Interface, MissingDriver, Observation, Usage};
-use nephos_types::{Bytes, Error, ImageId, NodeId, ServerId, StreamId, Timestamp};
+use nephos_driver::{
+    Capabilities, ConfigFile, DiskFormat, Firmware, MissingDriver, Observation, PortForward, Usage,
+    network::{NetworkCapabilities, NetworkPlan},
+};
+use nephos_types::{Bytes, Error, ImageId, MacAddress, NodeId, PortId, ServerId, StreamId, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::hardware::Hardware;
+use crate::{hardware::Hardware, metadata::ServerMetadata};
 
 /// The version spoken; the control plane also accepts the one before.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -76,6 +79,9 @@ pub struct Inventory {
     /// What it is made of.
     #[serde(default)]
     pub hardware: Hardware,
+    /// What it can do about networks; `None`: servers have user-mode networking only.
+    #[serde(default)]
+    pub network: Option<NetworkCapabilities>,
 }
 
 /// A node used to have one driver.
@@ -168,6 +174,28 @@ pub enum WantedPower {
     Absent,
 }
 
+/// One network interface of a server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum WantedInterface {
+    /// User-mode networking, see [`nephos_driver::Interface::User`].
+    User {
+        /// MAC address.
+        mac: String,
+        /// Ports of the node that lead to the server.
+        forwards: Vec<PortForward>,
+    },
+    /// A port of a network; [`Desired::networks`] says what it is.
+    Port {
+        /// The port.
+        port: PortId,
+        /// MAC address.
+        mac: MacAddress,
+        /// Largest packet in bytes.
+        mtu: u32,
+    },
+}
+
 /// Where a server boots from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "from", rename_all = "snake_case")]
@@ -214,7 +242,7 @@ pub struct DesiredServer {
     /// Root disk content; `None` for an empty disk.
     pub image: Option<ImageSource>,
     /// Interfaces.
-    pub interfaces: Vec<Interface>,
+    pub interfaces: Vec<WantedInterface>,
     /// Configuration drive.
     pub config_drive: Vec<ConfigFile>,
     /// Whether it should run.
@@ -241,6 +269,9 @@ pub struct DesiredServer {
     /// Copies of its disk that are wanted.
     #[serde(default)]
     pub snapshots: Vec<SnapshotTask>,
+    /// What it is told about itself by those of its networks' nodes; `None` if it is on no network.
+    #[serde(default)]
+    pub metadata: Option<Box<ServerMetadata>>,
 }
 
 impl DesiredServer {
@@ -265,6 +296,9 @@ pub struct Desired {
     pub servers: Vec<DesiredServer>,
     /// Streams that somebody waits for.
     pub streams: Vec<StreamRequest>,
+    /// What the node's networks should be.
+    #[serde(default)]
+    pub networks: NetworkPlan,
     /// The program that the agent should be; `None`: the one that it is.
     #[serde(default)]
     pub program: Option<AgentProgram>,
@@ -459,6 +493,19 @@ pub struct ServerReport {
     /// Copies of its disk that are asked for.
     #[serde(default)]
     pub snapshots: Vec<SnapshotReport>,
+    /// Its ports that are made, and those that could not be.
+    #[serde(default)]
+    pub ports: Vec<PortReport>,
+}
+
+/// What has become of a port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortReport {
+    /// The port.
+    pub port: PortId,
+    /// Why it could not be made as planned; `None`: it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<Error>,
 }
 
 /// What is so on the node. Sent on change and at least every `report_every_ms`; it also keeps the node's lease.

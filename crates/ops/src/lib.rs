@@ -16,6 +16,7 @@ pub mod schema;
 pub mod compute;
 pub mod identity;
 pub mod image;
+pub mod network;
 pub mod node;
 pub mod placement;
 pub mod system;

@@ -139,6 +139,8 @@ pub struct Spec {
     pub description: &'static str,
     /// Input fields that the CLI takes by position, in this order; the rest become flags.
     pub positional: &'static [&'static str],
+    /// Input fields that are seldom used: the CLI's short help leaves their flags out.
+    pub seldom: &'static [&'static str],
     /// Columns that the CLI's table shows for (lists of) this output.
     pub columns: &'static [&'static str],
     /// Command lines that work.
@@ -159,6 +161,7 @@ impl Spec {
         summary: "",
         description: "",
         positional: &[],
+        seldom: &[],
         columns: &[],
         examples: &[],
         upload: false,
@@ -292,6 +295,13 @@ table! {
         StartUpload, UploadPart, ShowUpload, FinishUpload, CancelUpload, ImportImage, PrefetchImage, MoveImageContent, MoveImages, DeactivateImage, ReactivateImage,
         ListImageMembers, ShareImage, UnshareImage, AcceptImage, RejectImage,
     ];
+    network: [
+        CreateNetwork, ListNetworks, ShowNetwork, UpdateNetwork, DeleteNetwork,
+        CreateSubnet, ListSubnets, ShowSubnet, UpdateSubnet, DeleteSubnet,
+        CreatePort, ListPorts, ShowPort, UpdatePort, DeletePort,
+        CreateSecurityGroup, ListSecurityGroups, ShowSecurityGroup, UpdateSecurityGroup, DeleteSecurityGroup,
+        CreateSecurityGroupRule, ListSecurityGroupRules, ShowSecurityGroupRule, DeleteSecurityGroupRule,
+    ];
     node: [ListNodes, ShowNode, UpdateNode, DeleteNode, CreateJoinToken, UpgradeNode];
     placement: [
         CreateServerGroup, ListServerGroups, ShowServerGroup, DeleteServerGroup,
@@ -327,7 +337,8 @@ mod tests {
     fn path_and_positional_fields_are_fields_of_the_input() {
         for entry in table() {
             let fields = crate::schema::Fields::of(entry);
-            for field in entry.spec.path_fields().chain(entry.spec.positional.iter().copied()) {
+            let named = entry.spec.positional.iter().chain(entry.spec.seldom).copied();
+            for field in entry.spec.path_fields().chain(named) {
                 assert!(fields.get(field).is_some(), "{}: no input field `{field}`", entry.spec.name);
             }
         }

@@ -31,6 +31,7 @@ pub(crate) fn read(config: &Config, compute: Vec<Capabilities>, missing: Vec<Mis
         compute,
         missing,
         hardware: hardware::read(Path::new("/")),
+        network: None,
     })
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::StreamExt;
-use nephos_driver::{Firmware, Observation, Power};
+use nephos_driver::{Firmware, Observation, Power, network::NetworkPlan};
 use nephos_node_api::{
     AgentProgram, BootSource, Boxed, Condition, Content, ControlPlane, Desired, DesiredServer, Duplex, Enrolment,
     EnrolmentAnswer, HELLO_FIRST, Hello, HelloAnswer, Renewal, Report, ServerReport, ServerState, SnapshotHeader,
@@ -172,7 +172,13 @@ impl ControlPlane for Fake {
             let revision = *revision.borrow();
             let state = self.state.lock().unwrap();
             let servers = state.servers.values().cloned().collect();
-            Ok(Desired { revision, servers, streams: state.streams.clone(), program: state.program.clone() })
+            Ok(Desired {
+                revision,
+                servers,
+                streams: state.streams.clone(),
+                networks: NetworkPlan::default(),
+                program: state.program.clone(),
+            })
         })
     }
 

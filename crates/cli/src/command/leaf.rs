@@ -62,7 +62,8 @@ pub(crate) fn complete(command: Command) -> Command {
         if position.is_none() {
             taken.extend(field.flags());
         }
-        args.push(field.arg(spec, position, many));
+        let seldom = spec.seldom.contains(&field.name.as_str());
+        args.push(field.arg(spec, position, many).hide_short_help(seldom));
     }
     if let Some(file) = file_arg(entry) {
         args.push(file);

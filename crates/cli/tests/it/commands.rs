@@ -74,7 +74,16 @@ async fn usage_and_reach_have_their_own_codes() {
 #[tokio::test]
 async fn short_help_fits_a_screen() {
     let place = Place::new();
-    for noun_verb in ["server create", "flavor create", "server list", "workflow wait"] {
+    for noun_verb in [
+        "server create",
+        "flavor create",
+        "server list",
+        "workflow wait",
+        "network create",
+        "subnet create",
+        "port create",
+        "security-group-rule create",
+    ] {
         let ran = place.run(&format!("{noun_verb} -h")).await;
         assert!(ran.out.lines().count() <= 24, "{noun_verb}:\n{}", ran.out);
     }

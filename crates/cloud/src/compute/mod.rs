@@ -24,7 +24,15 @@ use std::{
 use nephos_store::{Kinds, Store};
 use nephos_types::{Error, Id, Result};
 
-use crate::{core::Handlers, identity::ProjectUse, image::Images, journal::Engine, node::Nodes, placement};
+use crate::{
+    core::Handlers,
+    identity::ProjectUse,
+    image::Images,
+    journal::Engine,
+    network::{Networks, Whereabouts},
+    node::Nodes,
+    placement,
+};
 
 /// The family's state: handles to what it works with, and the picture that placement decides on.
 pub struct Compute {
@@ -32,6 +40,7 @@ pub struct Compute {
     pub(crate) engine: Engine,
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) images: Arc<Images>,
+    pub(crate) networks: Arc<Networks>,
     pub(crate) candidates: placement::Candidates,
     pub(crate) settings: Settings,
     pub(crate) questions: server::Questions,
@@ -57,6 +66,7 @@ impl Compute {
         engine: &Engine,
         nodes: &Arc<Nodes>,
         images: &Arc<Images>,
+        networks: &Arc<Networks>,
         settings: Settings,
     ) -> Result<Arc<Self>> {
         let compute = Arc::new(Self {
@@ -64,6 +74,7 @@ impl Compute {
             engine: engine.clone(),
             nodes: Arc::clone(nodes),
             images: Arc::clone(images),
+            networks: Arc::clone(networks),
             candidates: placement::Candidates::default(),
             questions: server::Questions::default(),
             settings,
@@ -78,6 +89,9 @@ impl Compute {
         capacity::register(handlers, &compute);
         drain::register(handlers, &compute)?;
         server::register(handlers, &compute);
+        let whereabouts: Arc<dyn Whereabouts> = compute.clone();
+        networks.attach(&whereabouts);
+        networks.tell_nodes(nodes);
         server::tell_nodes(&compute);
         server::keep_deadlines(&compute);
         Ok(compute)

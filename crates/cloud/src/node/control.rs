@@ -84,7 +84,8 @@ impl ControlPlane for Nodes {
             let program = wanted.map(|wanted| AgentProgram { sha256: wanted.sha256, size: Bytes(wanted.size) });
             let mut streams: Vec<_> = live.state().streams.iter().map(|pending| pending.request.clone()).collect();
             streams.extend(self.wishes(node));
-            Ok(Desired { revision, servers: workload.desired(node), streams, program })
+            let (servers, networks) = (workload.desired(node), workload.networks(node));
+            Ok(Desired { revision, servers, streams, networks, program })
         })
     }
 

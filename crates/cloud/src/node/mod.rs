@@ -25,6 +25,7 @@ mod wish;
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{
         Arc, OnceLock, PoisonError, RwLock, Weak,
         atomic::{AtomicU64, Ordering},
@@ -34,13 +35,14 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use nephos_auth::Authority;
-use nephos_driver::{Capabilities, DiskFormat, Feature};
+use nephos_driver::{Capabilities, DiskFormat, Feature, network::NetworkPlan};
 use nephos_node_api::{Content, DesiredServer, ServerReport, SnapshotHeader};
 use nephos_store::{CommitError, Draft, Kinds, Query, Record, Store, Transaction};
 use nephos_types::{Error, ImageId, Name, NodeId, Result, Timestamp};
 use nephos_workflow::Holders;
 
 pub use aggregate::Aggregate;
+use record::BY_NETWORKS;
 pub use record::{BY_AGGREGATE, JoinToken, Node, Reachable};
 pub use traits::check as check_traits;
 pub(crate) use wish::StreamWish;
@@ -67,6 +69,11 @@ pub trait Workload: Send + Sync + 'static {
 
     /// Takes in what a node says of its servers; those that are not its own, or known to nobody, are passed over.
     fn report<'a>(&'a self, node: NodeId, reports: &'a [ServerReport]) -> BoxFuture<'a, Result<()>>;
+
+    /// What a node's networks should be.
+    fn networks(&self, _node: NodeId) -> NetworkPlan {
+        NetworkPlan::default()
+    }
 
     /// How many of a node's servers asked for this availability zone.
     fn asked_for_zone(&self, node: NodeId, zone: &Name) -> usize;
@@ -148,6 +155,18 @@ impl Summary {
     #[must_use]
     pub fn drivers(&self) -> &[Capabilities] {
         self.record.body.inventory.as_ref().map(|inventory| &*inventory.compute).unwrap_or_default()
+    }
+
+    /// Where it receives what other nodes send (the outer address of VXLAN).
+    #[must_use]
+    pub fn underlay(&self) -> Option<IpAddr> {
+        self.record.body.inventory.as_ref()?.network.as_ref()?.underlay
+    }
+
+    /// Whether servers on it can be on networks.
+    #[must_use]
+    pub fn has_networks(&self) -> bool {
+        self.drivers().iter().any(|driver| driver.features.contains(&Feature::Network))
     }
 
     /// The driver of this name; the first one if the name is empty.
@@ -269,6 +288,12 @@ impl Nodes {
     pub fn summaries(&self) -> Vec<Summary> {
         let records = self.store.list::<Node>(&Query::all());
         records.items.iter().filter_map(|record| self.summarize(record)).collect()
+    }
+
+    /// Whether there is a node whose servers can be on networks.
+    #[must_use]
+    pub fn have_networks(&self) -> bool {
+        self.store.count::<Node>(&Query::all().index(BY_NETWORKS, "yes")) > 0
     }
 
     fn summarize(&self, record: &NodeRecord) -> Option<Summary> {

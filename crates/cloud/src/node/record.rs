@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nephos_driver::Feature;
 use nephos_node_api::Inventory;
 use nephos_store::{Kind, Record, Store};
 use nephos_types::{JoinTokenId, NodeId, Timestamp, WorkflowId};
@@ -130,14 +131,21 @@ impl Node {
 
 /// Index of nodes by the ids of the aggregates that they are in.
 pub const BY_AGGREGATE: &str = "aggregate";
+/// Index of nodes whose servers can be on networks: `yes`.
+pub(super) const BY_NETWORKS: &str = "networks";
 
 impl Kind for Node {
     type Id = NodeId;
     const NAME: &'static str = "node";
-    const INDEXES: &'static [&'static str] = &["reachable", BY_AGGREGATE];
+    const INDEXES: &'static [&'static str] = &["reachable", BY_AGGREGATE, BY_NETWORKS];
     fn index(record: &Record<Self>, index: &str) -> Vec<String> {
         match index {
             BY_AGGREGATE => record.body.placing.aggregates.iter().map(ToString::to_string).collect(),
+            BY_NETWORKS => {
+                let drivers = record.body.inventory.iter().flat_map(|inventory| &inventory.compute);
+                let able = drivers.into_iter().any(|driver| driver.features.contains(&Feature::Network));
+                able.then(|| "yes".to_owned()).into_iter().collect()
+            }
             _ => vec![index_of(record.body.reachable).to_owned()],
         }
     }

@@ -127,6 +127,7 @@ fn hello() -> Hello {
         }],
         missing: vec![],
         hardware: Hardware::default(),
+        network: None,
     };
     Hello { protocol: PROTOCOL_VERSION, agent_version: "1".to_owned(), inventory, program: None }
 }
@@ -142,6 +143,7 @@ fn report(at: i64, servers: usize) -> Report {
         error: None,
         restarts: 0,
         snapshots: vec![],
+        ports: vec![],
     };
     Report {
         // Counted from now, as by a clock that is right.

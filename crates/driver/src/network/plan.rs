@@ -278,7 +278,8 @@ pub enum RulePeer {
     },
     /// Ports that have this security group.
     Group {
-        /// The group; it is in the plan.
+        /// The group; it is in the plan. Written as `group`, beside the rule's own `id`.
+        #[serde(rename = "group")]
         id: SecurityGroupId,
     },
 }
@@ -380,4 +381,33 @@ pub struct RouterSpec {
     pub routes: Vec<StaticRoute>,
     /// Floating IPs that it carries.
     pub floating_ips: Vec<FloatingIp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_read_as_they_are_written() {
+        let rule = |protocol, peer| SecurityRule {
+            id: SecurityGroupRuleId::new(),
+            direction: Direction::Ingress,
+            version: IpVersion::V4,
+            protocol,
+            peer,
+        };
+        let rules = [
+            rule(RuleProtocol::Any, RulePeer::Any),
+            rule(RuleProtocol::Tcp { ports: Some((80, 81)) }, RulePeer::Group { id: SecurityGroupId::new() }),
+            rule(
+                RuleProtocol::Icmp { kind: Some(8), code: None },
+                RulePeer::Range { cidr: "10.0.0.0/8".parse().unwrap() },
+            ),
+            rule(RuleProtocol::Number { number: 112 }, RulePeer::Any),
+        ];
+        for rule in rules {
+            let text = serde_json::to_string(&rule).unwrap();
+            assert_eq!(serde_json::from_str::<SecurityRule>(&text).unwrap(), rule, "{text}");
+        }
+    }
 }

@@ -6,6 +6,7 @@
 mod disk;
 mod host;
 mod line;
+mod networks;
 mod script;
 mod shell;
 
@@ -19,6 +20,7 @@ use nephos_types::{Error, ErrorKind, ServerId};
 use tokio::time::{sleep, sleep_until};
 
 pub use host::SimulatedHost;
+pub use networks::SimulatedNetworks;
 pub use script::{Behaviour, Effect, Rule, Verb};
 
 use self::{
@@ -80,7 +82,7 @@ impl ComputeDriver for SimulatedDriver {
             disk_formats: vec![DiskFormat::Qcow2, DiskFormat::Raw, DiskFormat::Iso],
             console: true,
             soft_stop: true,
-            features: [Feature::Pause, Feature::Suspend, Feature::Snapshot, Feature::Ask].into(),
+            features: [Feature::Pause, Feature::Suspend, Feature::Snapshot, Feature::Ask, Feature::Network].into(),
         }
     }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use nephos_types::{
-    Error, FlavorId, ImageId, Labels, List, Name, NodeId, Number, Page, ProjectId, Reference, ServerGroupId, ServerId,
-    Text, Timestamp, WorkflowId,
+    Error, FlavorId, ImageId, Labels, List, Name, NetworkId, NodeId, Number, Page, PortId, ProjectId, Reference,
+    ServerGroupId, ServerId, Text, Timestamp, WorkflowId,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     call::{Download, Started, Tunnel, View},
     image::Properties,
+    network::Host,
     operation::{Effect, Example, Method, Operation, Permission, Spec},
 };
 
@@ -107,6 +108,19 @@ pub struct Personality {
     pub content: Text<16384>,
 }
 
+/// An address of a server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ServerAddress {
+    /// The network that it is of.
+    pub network: NetworkId,
+    /// That network's name.
+    pub network_name: Name,
+    /// The port that has it.
+    pub port: PortId,
+    /// The address.
+    pub address: Host,
+}
+
 /// A virtual machine or container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Server {
@@ -155,6 +169,9 @@ pub struct Server {
     /// Ports of the node that lead to the server.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forwards: Vec<Forward>,
+    /// Its addresses, in the order of its ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<ServerAddress>,
     /// How often it was restarted after a crash.
     pub restarts: u64,
     /// What runs it on its node: `qemu`, `container`.
@@ -222,6 +239,15 @@ pub struct CreateServer {
     /// Name or id of the server group to belong to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<Reference>,
+    /// Networks to be on, by name or id; the project's own one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<List<Reference, 8>>,
+    /// Ports to be connected by, by name or id.
+    #[serde(default, skip_serializing_if = "List::is_empty")]
+    pub port: List<Reference, 8>,
+    /// Security groups of its new ports; `default` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security_group: Option<List<Reference, 16>>,
     /// TCP ports of it that its node's loopback leads to, at most 16.
     #[serde(default, skip_serializing_if = "List::is_empty")]
     pub forward: List<Number<1, 65535>, 16>,
@@ -258,6 +284,7 @@ impl Operation for CreateServer {
         summary: "Create a server and start it",
         description: "Finds a node with room, brings the image there, and boots.",
         positional: &["name"],
+        seldom: &["files", "metadata", "protected", "restart"],
         columns: SERVER_COLUMNS,
         examples: &[
             Example { title: "A small server", command: "nephos server create web-1 --image micro --flavor small" },

@@ -9,7 +9,8 @@
 //! JSON is YAML: what is YAML by its format is written as JSON, whose writer keeps names and keys from becoming syntax.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use nephos_driver::{ConfigFile, Interface};
+use nephos_driver::ConfigFile;
+use nephos_node_api::WantedInterface;
 use nephos_types::{ProjectId, ServerId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -57,7 +58,11 @@ fn file(path: impl Into<String>, content: impl ToString) -> ConfigFile {
 }
 
 fn macs(server: &Server) -> Vec<String> {
-    server.interfaces().into_iter().map(|Interface::User { mac, .. }| mac).collect()
+    let mac = |interface| match interface {
+        WantedInterface::User { mac, .. } => mac,
+        WantedInterface::Port { mac, .. } => mac.to_string(),
+    };
+    server.interfaces().into_iter().map(mac).collect()
 }
 
 fn no_cloud(server: &Server, recipient: Recipient<'_>) -> Vec<ConfigFile> {

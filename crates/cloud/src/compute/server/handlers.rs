@@ -13,7 +13,7 @@ use nephos_ops::{
     },
 };
 use nephos_store::{CommitError, Draft, Query, Record, Transaction};
-use nephos_types::{Error, Id, Page, PageRequest, Reference, Result, ServerId, Timestamp, WorkflowId};
+use nephos_types::{Error, Id, List, Page, PageRequest, Reference, Result, ServerId, Timestamp, WorkflowId};
 use tokio_util::io::ReaderStream;
 
 use super::{
@@ -36,11 +36,11 @@ use crate::{
     core::Handlers,
     idempotency::Made,
     image::{self, Image},
-    journal,
+    journal, network,
     node::{Node, check_traits},
     placement::Needs,
     resolve::{Named, name_claim, name_of},
-    session::{Session, Visible, refusal},
+    session::{Session, Visible},
 };
 
 /// What a server gets to shut down when nobody says otherwise.
@@ -75,7 +75,8 @@ pub(crate) fn register(handlers: &mut Handlers, compute: &Arc<Compute>) {
 impl Compute {
     pub(super) fn view(&self, record: &Record<Server>) -> Result<ops::Server> {
         let node = record.body.node.and_then(|node| self.nodes.summary(node));
-        view(record, node.map(|node| (node.name, node.up)))
+        let addresses = self.networks.addresses(record.body.nics.iter().map(|nic| nic.port));
+        view(record, node.map(|node| (node.name, node.up)), addresses)
     }
 
     pub(super) fn shown(&self, id: ServerId) -> Result<ops::Server> {
@@ -88,12 +89,12 @@ async fn create(compute: Arc<Compute>, session: Session, input: CreateServer) ->
     let refused = |error| match error {
         CommitError::Exceeded { ref counter, value, amount, limit } => quota::exceeded(counter, value, amount, limit)
             .or_else(|| group::exceeded(counter))
+            .or_else(|| network::quota::exceeded(counter, limit))
             .unwrap_or_else(|| error.into()),
-        other => refusal(other),
+        other => network::explain(other),
     };
-    session
-        .decide_or(|transaction| decide_creation(&compute, &session, &input, transaction, (id, workflow)), refused)
-        .await?;
+    let decide = |transaction: Transaction| decide_creation(&compute, &session, &input, transaction, (id, workflow));
+    session.decide_again(decide, network::collided, refused).await?;
     compute.engine.kick(workflow);
     Ok(Started { workflow, resource: compute.shown(id)? })
 }
@@ -123,6 +124,13 @@ fn decide_creation(
     if let Some(keypair) = &keypair {
         transaction = transaction.expect(keypair);
     }
+    let connections =
+        network::connections(session, input.network.as_ref().map(List::as_slice), input.port.as_slice(), || {
+            input.forward.is_empty() && compute.nodes.have_networks()
+        })?;
+    let groups_wanted = input.security_group.as_ref().map(List::as_slice);
+    let (connected, nics) = network::connect(&compute.networks, session, transaction, id, &connections, groups_wanted)?;
+    transaction = connected;
     let body = Server {
         flavor: flavor.meta.id,
         flavor_name: name_of(&flavor)?,
@@ -181,6 +189,7 @@ fn decide_creation(
             image: image_needs(&image.records)?,
             elsewhere: None,
         },
+        nics,
     };
     let amounts = body.amounts();
     // Nothing is claimed yet; but who cannot be served is told now and not by a workflow.

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nephos_driver::{Feature, Firmware, Interface, PortForward, Power};
+use nephos_driver::{Feature, Firmware, PortForward, Power};
 use nephos_node_api::{
-    BootSource, DesiredServer, ImageSource, ServerReport, ServerState as Reported, SnapshotReport, SnapshotTask,
-    WantedPower,
+    BootSource, DesiredServer, ImageSource, PortReport, ServerReport, ServerState as Reported, SnapshotReport,
+    SnapshotTask, WantedInterface, WantedPower, metadata::ServerMetadata,
 };
 use nephos_ops::compute as view;
 use nephos_store::{Kind, Record};
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config_drive::{self, DriveFormat, Recipient};
 use crate::{
+    network::Nic,
     placement::{Amounts, Demand, Needs},
     resolve::name_of,
 };
@@ -53,6 +54,9 @@ pub struct Observed {
     /// How far copies of its disk are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub snapshots: Vec<SnapshotReport>,
+    /// What its ports are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortReport>,
 }
 
 /// A server as stored.
@@ -172,6 +176,9 @@ pub struct Server {
     /// What it asks of the place where it is put.
     #[serde(default)]
     pub placing: Placing,
+    /// Its ports, in the order of its interfaces.
+    #[serde(default)]
+    pub nics: Vec<Nic>,
 }
 
 /// A change of a server's inside.
@@ -386,15 +393,18 @@ impl Server {
         }
     }
 
-    /// Its network interfaces.
+    /// Its network interfaces: its ports; and user-mode networking if it has none, or ports of its node lead to it.
     #[must_use]
-    pub fn interfaces(&self) -> Vec<Interface> {
-        vec![Interface::User { mac: self.mac.clone(), forwards: self.forwards.clone() }]
+    pub fn interfaces(&self) -> Vec<WantedInterface> {
+        let ports = self.nics.iter().map(|nic| WantedInterface::Port { port: nic.port, mac: nic.mac, mtu: nic.mtu });
+        let user = (self.nics.is_empty() || !self.forwards.is_empty())
+            .then(|| WantedInterface::User { mac: self.mac.clone(), forwards: self.forwards.clone() });
+        ports.chain(user).collect()
     }
 
     /// What its node should make of it.
     #[must_use]
-    pub(crate) fn desired(&self, recipient: Recipient<'_>) -> DesiredServer {
+    pub(crate) fn desired(&self, recipient: Recipient<'_>, metadata: Option<ServerMetadata>) -> DesiredServer {
         DesiredServer {
             id: recipient.id,
             generation: self.generation,
@@ -414,6 +424,7 @@ impl Server {
             firmware: self.firmware,
             boot: self.boot.clone(),
             snapshots: self.snapshots.clone(),
+            metadata: metadata.map(Box::new),
         }
     }
 
@@ -426,6 +437,9 @@ impl Server {
         }
         if self.boot != BootSource::Disk {
             features.push(Feature::Kernel);
+        }
+        if !self.nics.is_empty() {
+            features.push(Feature::Network);
         }
         let Placing { zone, flavor, image, .. } = &self.placing;
         let needs = Needs {
@@ -445,7 +459,8 @@ impl Server {
             Reported::Working { .. } | Reported::Unknown { .. } => self.observed.as_ref().and_then(|last| last.power),
         };
         let (generation, state, error) = (report.generation, report.state.clone(), report.error.clone());
-        let observed = Observed { generation, state, power, error, snapshots: report.snapshots.clone() };
+        let (snapshots, ports) = (report.snapshots.clone(), report.ports.clone());
+        let observed = Observed { generation, state, power, error, snapshots, ports };
         if self.observed.as_ref() == Some(&observed) && self.restarts == report.restarts {
             return false;
         }
@@ -533,8 +548,12 @@ pub fn boot_images(boot: &BootSource) -> Vec<ImageId> {
     }
 }
 
-/// What people see of a server. `node` is its node's name and whether it is heard of.
-pub fn view(record: &Record<Server>, node: Option<(Name, bool)>) -> Result<view::Server> {
+/// What people see of a server. `node` is its node's name and whether it is heard of, `addresses` those of its ports.
+pub fn view(
+    record: &Record<Server>,
+    node: Option<(Name, bool)>,
+    addresses: Vec<view::ServerAddress>,
+) -> Result<view::Server> {
     let body = &record.body;
     let node_up = node.as_ref().is_none_or(|(_, up)| *up);
     Ok(view::Server {
@@ -568,6 +587,7 @@ pub fn view(record: &Record<Server>, node: Option<(Name, bool)>) -> Result<view:
                 node_port: forward.host_port,
             })
             .collect(),
+        addresses,
         restarts: body.restarts,
         driver: body.driver.clone(),
         protected: body.protected,

@@ -39,6 +39,7 @@ fn hello(program: &str) -> Hello {
         compute: vec![],
         missing: vec![],
         hardware: Hardware::default(),
+        network: None,
     };
     let program = Some(program.to_owned());
     Hello { protocol: PROTOCOL_VERSION, agent_version: "1".to_owned(), inventory, program }

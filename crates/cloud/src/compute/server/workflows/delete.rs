@@ -9,6 +9,7 @@ use crate::{
     compute::{Compute, Held, group, quota, server::Server},
     image,
     journal::{Effects, WorkflowRun},
+    network,
     resolve::{name_claim, name_of},
 };
 
@@ -79,6 +80,7 @@ fn release(compute: &Compute, context: &StepContext<Input>) -> Answer<()> {
     let Some(record) = compute.store.get::<Server>(context.input().server) else { return Ok(Done::value(())) };
     let id = record.meta.id;
     let transaction = release_node(compute, effects(NAME, context).delete(&record), id, &record.body);
+    let transaction = network::disconnect(&compute.networks, transaction, id);
     let mut transaction = group::leave(transaction, record.body.placing.group);
     transaction = image::let_go_all(let_go_of_images(transaction, &record.body), &record.body.kept);
     if let Some(image) = record.body.own_image {

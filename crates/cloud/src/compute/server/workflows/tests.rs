@@ -46,6 +46,7 @@ use crate::{
     control,
     image::{self, Image, Images, NodeImages, SnapshotDraft, stores::Stores},
     journal::{Effects, Engine, StoreJournal},
+    network::Networks,
     node::{self, ImageBytes, Nodes, Workload},
     placement::{Amounts, Needs, Together},
 };
@@ -101,6 +102,7 @@ fn inventory() -> Inventory {
         }],
         missing: vec![],
         hardware: Hardware::default(),
+        network: None,
     }
 }
 
@@ -155,6 +157,7 @@ fn running(node: NodeId) -> Server {
             power: Some(Power::On),
             error: None,
             snapshots: vec![],
+            ports: vec![],
         }),
         restarts: 0,
         driver: "simulated".to_owned(),
@@ -178,6 +181,7 @@ fn running(node: NodeId) -> Server {
         files: vec![],
         drive_format: Default::default(),
         placing: Placing::default(),
+        nics: vec![],
     }
 }
 
@@ -201,7 +205,9 @@ impl World {
         let files = Stores::open(&folder.path().join("images"), true, &settings).unwrap();
         let images = Images::register_with(&mut handlers, &store, &engine, files, true, settings).await.unwrap();
         let nodes = Nodes::new(store.clone(), Authority::ephemeral().unwrap(), node::Settings::default());
-        let compute = Compute::register(&mut handlers, &store, &engine, &nodes, &images, Settings::default()).unwrap();
+        let networks = Networks::register(&mut handlers, &store);
+        let settings = Settings::default();
+        let compute = Compute::register(&mut handlers, &store, &engine, &nodes, &images, &networks, settings).unwrap();
         let workload: Arc<dyn Workload> = compute.clone();
         nodes.attach(&workload, Arc::new(NodeImages(images.clone())));
         let node = nodes.local("n", "n").await.unwrap();
@@ -350,7 +356,7 @@ impl World {
                 }
             };
             let (id, generation) = (desired.id, desired.generation);
-            let report = ServerReport { id, generation, state, error: None, restarts: 0, snapshots };
+            let report = ServerReport { id, generation, state, error: None, restarts: 0, snapshots, ports: vec![] };
             self.compute.report(node, &[report]).await.unwrap();
         }
     }
