@@ -7,7 +7,7 @@ use nephos_image_build::MicroImage;
 use nephos_ops::{
     Started,
     compute::{CreateServer, SnapshotServer},
-    image::{CreateImage, Image, PrefetchImage, ShowImage, UpdateImage, UploadImage},
+    image::{CreateImage, DeleteImage, Image, PrefetchImage, ShowImage, UpdateImage, UploadImage},
 };
 use nephos_testkit::{CloudProcess, Settings};
 use nephos_types::ErrorKind;
@@ -98,7 +98,14 @@ async fn servers_boot_as_their_images_say() {
     let kernel = demo.call(request::<ShowImage>(json!({ "image": "kernel" }))).await.unwrap();
     assert_eq!(copy.properties.0["kernel_id"], kernel.id.to_string());
     assert_eq!(copy.properties.0["os_command_line"], command_line);
+    // It may have to be made anew on another node at any time.
+    for image in ["kernel", "ram-disk"] {
+        let refused = demo.call(request::<DeleteImage>(json!({ "image": image }))).await.unwrap_err();
+        assert_eq!((refused.kind, refused.code.as_ref()), (ErrorKind::Conflict, "image_in_use"));
+    }
     delete_server(&demo, "machine").await;
+    demo.call(request::<DeleteImage>(json!({ "image": "ram-disk" }))).await.unwrap();
+    upload(&demo, "ram-disk", "ari", json!({}), &micro.initrd).await;
 
     // What cannot be is refused before anything begins.
     for properties in [

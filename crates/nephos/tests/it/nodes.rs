@@ -7,8 +7,12 @@ use std::{
 
 use nephos_cli::client::Client;
 use nephos_ops::{
-    compute::{DeleteServer, OpenConsole, ServerState, StartServer, StopServer},
+    compute::{
+        CreateFlavor, CreateServer, DeleteServer, OpenConsole, ResizeServer, RevertResize, ServerState, StartServer,
+        StopServer,
+    },
     node::{ListNodes, Node, NodeState, ShowNode, UpdateNode, UpgradeNode},
+    placement::AssignNode,
 };
 use nephos_testkit::{CloudProcess, Machine, Settings, until};
 use nephos_types::{ErrorKind, NodeId, Timestamp};
@@ -18,7 +22,7 @@ use tokio::io::AsyncWriteExt;
 use crate::{
     NEPHOS,
     guest::{guest_files, read_until},
-    help::{blank_image, console_log, create_server, delete_server, server, succeeded, upload_image},
+    help::{blank_image, console_log, create_server, delete_server, request, server, succeeded, upload_image},
 };
 
 /// A dead node is shown as such within this time.
@@ -228,4 +232,79 @@ async fn an_agent_becomes_the_control_planes_program_and_its_guests_do_not_notic
     // Once more there is nothing to do.
     succeeded(&admin, admin.call(upgrade).await.unwrap().workflow).await;
     delete_server(&demo, "steady").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_written_before_goes_along_when_a_resize_changes_the_node_and_back() {
+    let Some(mut machine) = Machine::new(NEPHOS) else { return };
+    let micro = crate::help::micro().await;
+    let settings = Settings { node_listen: Some(machine.near_address().into()), ..Settings::default() };
+    let mut cloud = CloudProcess::start(NEPHOS, settings).await;
+    let (admin, demo) = (cloud.admin().await, cloud.demo().await);
+    upload_image(&demo, "micro", "qcow2", &micro.disk).await;
+    let here = admin.call(ListNodes::default()).await.unwrap().items[0].id;
+    let flavor = json!({ "name": "small", "vcpus": 1, "memory_mib": 192, "disk_gib": 1 });
+    admin.call(request::<CreateFlavor>(flavor)).await.unwrap();
+    // Only what the other machine has will do for this one.
+    let flavor = json!({ "name": "gold", "vcpus": 2, "memory_mib": 320, "disk_gib": 2,
+        "required_traits": ["CUSTOM_GOLD"] });
+    admin.call(request::<CreateFlavor>(flavor)).await.unwrap();
+    let create = json!({ "name": "one", "image": "micro", "flavor": "small" });
+    succeeded(&demo, demo.call(request::<CreateServer>(create)).await.unwrap().workflow).await;
+    assert_eq!(server(&demo, "one").await.unwrap().node, Some(here));
+
+    let command = join_command(&cloud);
+    let arguments: Vec<&str> = command.iter().map(String::as_str).collect();
+    machine.start_agent(&arguments);
+    let there = until("the machine to join", || async {
+        let nodes = admin.call(ListNodes::default()).await.unwrap().items;
+        nodes.into_iter().find(|node| node.id != here && node.state == NodeState::Up)
+    })
+    .await;
+    let there = there.id;
+    let assign: AssignNode = request(json!({ "node": there, "traits": ["CUSTOM_GOLD"] }));
+    admin.call(assign).await.unwrap();
+
+    // By the agent inside, which is reached through whichever node the server is on.
+    let inside = async |script: &str| {
+        until(&format!("an answer to `{script}`"), || async {
+            let arguments = ["server", "exec", "one", "--", "sh", "-c", script];
+            let output = cloud.command(&arguments).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+            output.status.success().then_some(said)
+        })
+        .await
+    };
+    const SIZE: &str = "grep -c ^processor /proc/cpuinfo; echo $(($(cat /sys/block/vda/size) / 2097152))";
+    inside("echo before > /root/file && sync").await;
+    assert_eq!(inside(SIZE).await, "1\n1");
+
+    let resize = json!({ "server": "one", "flavor": "gold" });
+    succeeded(&demo, demo.call(request::<ResizeServer>(resize)).await.unwrap().workflow).await;
+    let moved = server(&demo, "one").await.unwrap();
+    assert_eq!((moved.node, moved.state), (Some(there), ServerState::Active), "{moved:#?}");
+    assert_eq!(moved.resize.and_then(|resize| resize.old_node), Some(here));
+    assert_eq!((cloud.guests().len(), machine.guests().len()), (0, 1));
+    assert_eq!(guest_files(&cloud.data()).iter().filter(|path| path.contains(&moved.id.to_string())).count(), 0);
+    assert_eq!(inside(SIZE).await, "2\n2");
+    assert_eq!(inside("cat /root/file").await, "before");
+    inside("echo since > /root/since && sync").await;
+
+    // Back on its old node and with its old size, it has what was written in the meantime, too.
+    let revert = json!({ "server": "one" });
+    succeeded(&demo, demo.call(request::<RevertResize>(revert)).await.unwrap().workflow).await;
+    let back = server(&demo, "one").await.unwrap();
+    assert_eq!((back.node, back.state, back.resize), (Some(here), ServerState::Active, None));
+    assert_eq!((cloud.guests().len(), machine.guests().len()), (1, 0));
+    assert_eq!(inside(SIZE).await, "1\n2");
+    assert_eq!(inside("cat /root/file /root/since").await, "before\nsince");
+
+    delete_server(&demo, "one").await;
+    for node in admin.call(ListNodes::default()).await.unwrap().items {
+        let used = (node.servers, node.vcpus_used, node.memory_mib_used, node.disk_gib_used);
+        assert_eq!(used, (0, 0, 0, 0), "{node:#?}");
+    }
+    assert_eq!(guest_files(&machine.data()), Vec::<String>::new());
+    assert!(machine.stop_agent().await.success());
+    assert!(cloud.stop().await.success());
 }

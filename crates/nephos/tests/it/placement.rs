@@ -215,3 +215,86 @@ async fn quotas_of_projects_and_domains_are_exact_under_64_creators() {
     .await;
     assert!(cloud_stops(cloud).await);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_no_room_to_grow_grows_elsewhere_and_may_come_back() {
+    let cloud = cloud(2).await;
+    let (admin, demo) = (cloud.admin().await, cloud.demo().await);
+    blank_image(&demo, "blank").await;
+    do_it(&admin, "quota.update", json!({ "project": "demo", "vcpus": 1000, "memory_mib": 1_000_000 })).await;
+    for (name, vcpus) in [("huge", 200), ("most", 100)] {
+        do_it(&admin, "flavor.create", json!({ "name": name, "vcpus": vcpus, "memory_mib": 512, "disk_gib": 1 })).await;
+    }
+    // Both on one node, which has 256 virtual CPUs to give.
+    do_it(&admin, "node.cordon", json!({ "node": "sim-1" })).await;
+    assert_eq!(create(&demo, "one", json!({ "flavor": "tiny" })).await, "sim-0");
+    assert_eq!(create(&demo, "other", json!({ "flavor": "most" })).await, "sim-0");
+    let act = async |operation: &str, input: Value| {
+        let started = do_it(&demo, operation, input).await;
+        succeeded(&demo, workflow(&started)).await;
+        do_it(&demo, "server.show", json!({ "server": "one" })).await
+    };
+    let used = async || {
+        let mut used = vec![];
+        for node in ["sim-0", "sim-1"] {
+            let node = do_it(&admin, "node.show", json!({ "node": node })).await;
+            used.push((node["vcpus_used"].as_u64().unwrap(), node["servers"].as_u64().unwrap()));
+        }
+        used
+    };
+    let quota = async || do_it(&demo, "quota.show", json!({})).await["vcpus"]["used"].clone();
+    let one = || json!({ "server": "one" });
+
+    // There is room nowhere: said at once, with what its own node lacks.
+    let refused = call(&demo, "server.resize", json!({ "server": "one", "flavor": "huge" })).await.unwrap_err();
+    assert_eq!((refused.kind, refused.code.as_ref()), (ErrorKind::Capacity, "no_placement"));
+    let own =
+        |reason: &nephos_types::Reason| reason.subject == "sim-0" && reason.detail.contains("where the server is");
+    assert!(refused.reasons.iter().any(own), "{refused:?}");
+    do_it(&admin, "node.uncordon", json!({ "node": "sim-1" })).await;
+
+    let grown = act("server.resize", json!({ "server": "one", "flavor": "huge" })).await;
+    assert_eq!(
+        (&grown["node_name"], &grown["vcpus"], &grown["state"]),
+        (&json!("sim-1"), &json!(200), &json!("active"))
+    );
+    assert!(grown["resize"]["old_node"].is_string(), "{grown:#}");
+    let why = do_it(&demo, "server.placement", one()).await;
+    assert_eq!((&why["node_name"], &why["workflow"]), (&json!("sim-1"), &grown["workflow"]));
+    // Both places are kept, and it is charged for the larger size once.
+    assert_eq!((used().await, quota().await), (vec![(101, 2), (200, 1)], json!(300)));
+    for operation in ["server.shelve", "server.rebuild"] {
+        assert_eq!(call(&demo, operation, one()).await.unwrap_err().code, "wrong_state");
+    }
+
+    // Back where it was, though nothing more is placed there by now than what it takes.
+    let back = act("server.revert-resize", one()).await;
+    assert_eq!((&back["node_name"], &back["vcpus"], &back["resize"]), (&json!("sim-0"), &json!(1), &Value::Null));
+    assert_eq!((used().await, quota().await), (vec![(101, 2), (0, 0)], json!(101)));
+
+    // Reverted while its old node is out of service, it gets its old size where it is.
+    act("server.resize", json!({ "server": "one", "flavor": "huge" })).await;
+    do_it(&admin, "node.cordon", json!({ "node": "sim-0" })).await;
+    let stays = act("server.revert-resize", one()).await;
+    assert_eq!((&stays["node_name"], &stays["vcpus"], &stays["state"]), (&json!("sim-1"), &json!(1), &json!("active")));
+    assert_eq!(used().await, vec![(100, 1), (1, 1)]);
+    do_it(&admin, "node.uncordon", json!({ "node": "sim-0" })).await;
+
+    // Confirmed, nothing is left where it was.
+    do_it(&demo, "server.move", json!({ "server": "one", "node": "sim-0" })).await;
+    nephos_testkit::until("it to have moved", || async {
+        let server = do_it(&demo, "server.show", one()).await;
+        (server["task"].is_null() && server["node_name"] == "sim-0").then_some(())
+    })
+    .await;
+    act("server.resize", json!({ "server": "one", "flavor": "huge" })).await;
+    do_it(&demo, "server.confirm-resize", one()).await;
+    assert_eq!((used().await, quota().await), (vec![(100, 1), (200, 1)], json!(300)));
+    for name in ["one", "other"] {
+        delete_server(&demo, name).await;
+    }
+    assert_eq!((used().await, quota().await), (vec![(0, 0), (0, 0)], json!(0)));
+    let images = do_it(&demo, "image.list", json!({})).await;
+    assert_eq!(images["items"].as_array().unwrap().len(), 1, "no copy of a disk is left: {images:#}");
+    assert!(cloud_stops(cloud).await);
+}
