@@ -349,6 +349,7 @@ mod tests {
             accelerator,
             base: None,
             rescue: None,
+            taps: &[None],
             config_drive: None,
             kernel: None,
             firmware: None,

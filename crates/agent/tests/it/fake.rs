@@ -146,6 +146,7 @@ pub(crate) fn server(power: WantedPower) -> DesiredServer {
         firmware: Firmware::Bios,
         boot: BootSource::Disk,
         snapshots: vec![],
+        metadata: None,
     }
 }
 
