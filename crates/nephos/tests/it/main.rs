@@ -16,6 +16,7 @@ mod guest;
 mod help;
 mod inside;
 mod media;
+mod networks;
 mod nodes;
 mod placement;
 mod quota;
