@@ -99,6 +99,7 @@ impl JsonSchema for Cidr {
         json_schema!({
             "type": "string",
             "description": "A range of addresses, e.g. 10.0.0.0/24 or fd00:1::/64",
+            "examples": ["10.0.0.0/24"],
             "maxLength": 64,
             "pattern": "^[0-9a-fA-F:.]{2,45}(/[0-9]{1,3})?$"
         })
@@ -189,6 +190,7 @@ impl JsonSchema for MacAddress {
         json_schema!({
             "type": "string",
             "description": "A MAC address, e.g. fa:16:3e:00:01:02",
+            "examples": ["fa:16:3e:00:01:02"],
             "pattern": "^[0-9a-fA-F][02468aceACE]([:-][0-9a-fA-F]{2}){5}$"
         })
     }

@@ -36,7 +36,7 @@ async fn call(client: &Client, entry: &Entry, input: &Value) -> Result<()> {
 /// A value of the right type for a field, which names nothing that exists.
 fn sample(fields: &Fields, name: &str) -> Value {
     let schema = fields.get(name).cloned().unwrap_or_default();
-    let first = schema.pointer("/enum/0").or_else(|| schema.pointer("/oneOf/0/const"));
+    let first = ["/enum/0", "/oneOf/0/const", "/examples/0"].iter().find_map(|place| schema.pointer(place));
     if let Some(first) = first {
         return first.clone();
     }
@@ -349,7 +349,10 @@ async fn schemathesis_finds_nothing_wrong() {
             .args(["--checks", CHECKS, "--continue-on-failure"])
             // One worker: Python 3.11 parses source text with several threads at once wrongly.
             // Left out: streams that do not end, and what would end the token that this runs with.
-            .args(["--exclude-path-regex", "watch|/events$|console$|display$|/consoles/|/system/backup|/tokens/revoke"])
+            .args([
+                "--exclude-path-regex",
+                "watch|/events$|console$|display$|/consoles/|/system/backup|/system/keys/rotate|/tokens/revoke",
+            ])
             .args(["--exclude-path", "/v1/assignments/{assignment}", "--generation-database", "none"])
             .args(["-H", &format!("Authorization: Bearer {token}"), "--workers", "1", "--no-color"])
             .current_dir(folder.path())

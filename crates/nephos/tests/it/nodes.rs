@@ -243,13 +243,13 @@ async fn a_file_written_before_goes_along_when_a_resize_changes_the_node_and_bac
     let (admin, demo) = (cloud.admin().await, cloud.demo().await);
     upload_image(&demo, "micro", "qcow2", &micro.disk).await;
     let here = admin.call(ListNodes::default()).await.unwrap().items[0].id;
-    let flavor = json!({ "name": "small", "vcpus": 1, "memory_mib": 192, "disk_gib": 1 });
+    let flavor = json!({ "name": "silver", "vcpus": 1, "memory_mib": 192, "disk_gib": 1 });
     admin.call(request::<CreateFlavor>(flavor)).await.unwrap();
     // Only what the other machine has will do for this one.
     let flavor = json!({ "name": "gold", "vcpus": 2, "memory_mib": 320, "disk_gib": 2,
         "required_traits": ["CUSTOM_GOLD"] });
     admin.call(request::<CreateFlavor>(flavor)).await.unwrap();
-    let create = json!({ "name": "one", "image": "micro", "flavor": "small" });
+    let create = json!({ "name": "one", "image": "micro", "flavor": "silver" });
     succeeded(&demo, demo.call(request::<CreateServer>(create)).await.unwrap().workflow).await;
     assert_eq!(server(&demo, "one").await.unwrap().node, Some(here));
 
