@@ -50,6 +50,11 @@ pub(crate) fn name_of<K: Kind>(record: &Record<K>) -> Result<Name> {
     record.meta.name.clone().ok_or_else(|| Error::bug(format!("{} {} has no name", K::NAME, record.meta.id)))
 }
 
+/// An id that stands where none is known; only for records that a defect left without one.
+pub(crate) fn no_id<I: Id>() -> I {
+    I::from_bits(0)
+}
+
 impl Session {
     /// Whether resources of this project are visible to the caller.
     #[must_use]

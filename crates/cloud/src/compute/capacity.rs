@@ -205,7 +205,7 @@ async fn lose(compute: Arc<Compute>, session: Session, input: LoseNode) -> Resul
         let mut loss = Loss {
             server: record.meta.id,
             name: name_of(record)?,
-            project: record.meta.project.unwrap_or_else(super::no_id),
+            project: record.meta.project.unwrap_or_else(crate::resolve::no_id),
             node_name: None,
             why: None,
         };

@@ -275,7 +275,7 @@ impl Compute {
         Ok(ops::ServerGroup {
             id,
             name: name_of(record)?,
-            project: record.meta.project.unwrap_or_else(super::no_id),
+            project: record.meta.project.unwrap_or_else(crate::resolve::no_id),
             policy: record.body.policy,
             max_per_node: anti.then_some(record.body.max_per_node),
             satisfied: violators == 0,
@@ -336,7 +336,7 @@ async fn delete(_: Arc<Compute>, session: Session, input: DeleteServerGroup) -> 
             |transaction| {
                 let record = session.find::<ServerGroup>(&input.server_group)?;
                 let id = record.meta.id;
-                let project = record.meta.project.unwrap_or_else(super::no_id);
+                let project = record.meta.project.unwrap_or_else(crate::resolve::no_id);
                 let transaction = transaction
                     .delete(&record)
                     .release(name_claim::<ServerGroup>(project, name_of(&record)?), id)

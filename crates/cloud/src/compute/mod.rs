@@ -22,7 +22,7 @@ use std::{
 };
 
 use nephos_store::{Kinds, Store};
-use nephos_types::{Error, Id, Result};
+use nephos_types::{Error, Result};
 
 use crate::{
     core::Handlers,
@@ -136,9 +136,4 @@ impl Held {
             Error::new(nephos_types::ErrorKind::Unavailable, "stopping", "The control plane is stopping")
         })
     }
-}
-
-/// An id that stands where none is known; only for records that a defect left without one.
-pub(crate) fn no_id<I: Id>() -> I {
-    I::from_bits(0)
 }

@@ -248,5 +248,5 @@ impl Named for SecurityGroupRule {
 
 /// The project of a record that always has one.
 pub(super) fn project_of<K: Kind>(record: &Record<K>) -> nephos_types::ProjectId {
-    record.meta.project.unwrap_or_else(crate::compute::no_id)
+    record.meta.project.unwrap_or_else(crate::resolve::no_id)
 }

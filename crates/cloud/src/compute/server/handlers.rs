@@ -311,7 +311,7 @@ async fn update(compute: Arc<Compute>, session: Session, input: UpdateServer) ->
             let (id, old) = (record.meta.id, name_of(&record)?);
             let mut edit = record.edit();
             if let Some(new) = input.name.as_ref().filter(|new| **new != old) {
-                let space = record.meta.project.unwrap_or_else(crate::compute::no_id).to_string();
+                let space = record.meta.project.unwrap_or_else(crate::resolve::no_id).to_string();
                 transaction = transaction
                     .release(name_claim::<Server>(&space, &old), id)
                     .claim(name_claim::<Server>(&space, new), id);

@@ -559,7 +559,7 @@ pub fn view(
     Ok(view::Server {
         id: record.meta.id,
         name: name_of(record)?,
-        project: record.meta.project.unwrap_or_else(crate::compute::no_id),
+        project: record.meta.project.unwrap_or_else(crate::resolve::no_id),
         state: body.state(node_up),
         task: body.task.as_ref().map(|task| task.name.clone()),
         workflow: body.task.as_ref().map(|task| task.workflow).or(body.last_workflow),
